@@ -1,0 +1,43 @@
+# Two commands need nothing but python3.11+ and make: `make demo` and `make test`.
+PYTHON_ENV := .venv/bin
+MODEL ?= tiny
+export PYTHON
+
+.PHONY: help setup demo test check lint types imports format bench lock clean
+
+help:
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: ## create .venv with what everything else needs
+	@sh tools/setup.sh
+
+demo: setup ## three image questions through queue, worker and store; MODEL=microsoft/Phi-3.5-vision-instruct for real weights
+	@$(PYTHON_ENV)/python examples/demo.py --model "$(MODEL)"
+
+test: setup ## the whole quick suite, real servers included
+	@$(PYTHON_ENV)/python -m pytest
+
+check: lint types imports ## everything that reads the code without running it
+
+lint: setup
+	@$(PYTHON_ENV)/ruff check
+	@$(PYTHON_ENV)/ruff format --check
+
+types: setup
+	@$(PYTHON_ENV)/mypy
+
+imports: setup
+	@$(PYTHON_ENV)/lint-imports
+
+format: setup ## let ruff rewrite what it can
+	@$(PYTHON_ENV)/ruff check --fix
+	@$(PYTHON_ENV)/ruff format
+
+bench: setup ## what the queue and the store cost, as ratios within one run
+	@$(PYTHON_ENV)/python -m tests.bench
+
+lock: ## rewrite requirements.txt from the ranges in the project files (needs uv)
+	@sh tools/lock.sh
+
+clean: ## remove everything that the commands above created
+	rm -rf .venv .state .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The producer side of visionq."""

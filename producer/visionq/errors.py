@@ -1,0 +1,111 @@
+"""Everything visionq raises on the producer's side.
+
+    VisionqError
+    ├── SettingsError            a setting is unknown or has a bad value
+    ├── InvalidTask              the task cannot be accepted as it is
+    │   ├── UnknownKind
+    │   ├── InvalidImage         an image argument is of no known form, or cannot be read
+    │   └── UnsupportedOption
+    ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
+    ├── StorageError             the object store refused or did not answer
+    │   ├── StorageUnavailable
+    │   ├── StorageDenied
+    │   ├── BucketMissing
+    │   └── ObjectMissing
+    ├── WaitTimeout              the task goes on; only the waiting ended
+    └── TaskNotDone              there is no answer, and there will be none
+        ├── TaskUnknown
+        ├── TaskFailed           carries `code` and `retryable`
+        ├── TaskRevoked
+        └── TaskExpired
+
+The class docstring is the default message. Foreign exceptions are mapped at the door of their
+library (`broker.py`, `objects.py`) and stay reachable as `__cause__`.
+"""
+
+from __future__ import annotations
+
+
+class VisionqError(Exception):
+    """Something went wrong in visionq."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__ or "")
+
+
+class SettingsError(VisionqError):
+    """A setting is unknown or has a bad value."""
+
+
+class InvalidTask(VisionqError):
+    """The task cannot be accepted as it is."""
+
+
+class UnknownKind(InvalidTask):
+    """There is no such kind of task."""
+
+
+class InvalidImage(InvalidTask):
+    """The image argument cannot be used."""
+
+
+class UnsupportedOption(InvalidTask):
+    """The option is part of the contract, but this version does not carry it out."""
+
+
+class BrokerUnavailable(VisionqError):
+    """Redis cannot be reached or does not answer."""
+
+
+class StorageError(VisionqError):
+    """The object store did not do what was asked."""
+
+
+class StorageUnavailable(StorageError):
+    """The object store cannot be reached or does not answer."""
+
+
+class StorageDenied(StorageError):
+    """The object store refused the access key, its secret, or the operation."""
+
+
+class BucketMissing(StorageError):
+    """The bucket does not exist."""
+
+
+class ObjectMissing(StorageError):
+    """There is no object under this key."""
+
+
+class WaitTimeout(VisionqError):
+    """The task did not end within the time given; it goes on."""
+
+
+class TaskNotDone(VisionqError):
+    """The task has no answer and will have none."""
+
+
+class TaskUnknown(TaskNotDone):
+    """No task has this id (it was never submitted, or its record has expired)."""
+
+
+class TaskFailed(TaskNotDone):
+    """The task failed."""
+
+    def __init__(
+        self, message: str | None = None, code: str = "unknown", retryable: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+
+    def __reduce__(self) -> tuple[type[TaskFailed], tuple[str, str, bool]]:
+        return type(self), (str(self), self.code, self.retryable)
+
+
+class TaskRevoked(TaskNotDone):
+    """The task was cancelled."""
+
+
+class TaskExpired(TaskNotDone):
+    """The task's deadline passed before it was answered."""

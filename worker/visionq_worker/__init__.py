@@ -1,0 +1,1 @@
+"""The GPU service of visionq: importing this package loads nothing heavy."""
