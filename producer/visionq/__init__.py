@@ -1,1 +1,73 @@
-"""The producer side of visionq."""
+"""visionq, the producer's side: image questions into the queue, answers out of the store.
+
+    client = visionq.Client.from_settings()
+    answer = client.ocr("cover.jpg", "Title and author?").result(timeout=60)
+"""
+
+from visionq.client import (
+    AsyncClient,
+    AsyncTaskHandle,
+    Client,
+    Submission,
+    SubmitOptions,
+    TaskHandle,
+)
+from visionq.contract import (
+    Failure,
+    ImageRef,
+    Lane,
+    Options,
+    Result,
+    State,
+    Status,
+    Task,
+    Usage,
+    Verdict,
+)
+from visionq.errors import (
+    BrokerUnavailable,
+    InvalidTask,
+    SettingsError,
+    StorageError,
+    TaskExpired,
+    TaskFailed,
+    TaskNotDone,
+    TaskRevoked,
+    TaskUnknown,
+    VisionqError,
+    WaitTimeout,
+)
+from visionq.kinds import Kind
+from visionq.objects import StoreAddress
+
+__all__ = [
+    "AsyncClient",
+    "AsyncTaskHandle",
+    "BrokerUnavailable",
+    "Client",
+    "Failure",
+    "ImageRef",
+    "InvalidTask",
+    "Kind",
+    "Lane",
+    "Options",
+    "Result",
+    "SettingsError",
+    "State",
+    "Status",
+    "StorageError",
+    "StoreAddress",
+    "Submission",
+    "SubmitOptions",
+    "Task",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskNotDone",
+    "TaskRevoked",
+    "TaskUnknown",
+    "Usage",
+    "Verdict",
+    "VisionqError",
+    "WaitTimeout",
+]

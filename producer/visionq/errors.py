@@ -4,6 +4,7 @@
     ├── SettingsError            a setting is unknown or has a bad value
     ├── InvalidTask              the task cannot be accepted as it is
     │   ├── UnknownKind
+    │   ├── WrongImageCount
     │   ├── InvalidImage         an image argument is of no known form, or cannot be read
     │   └── UnsupportedOption
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
@@ -11,7 +12,8 @@
     │   ├── StorageUnavailable
     │   ├── StorageDenied
     │   ├── BucketMissing
-    │   └── ObjectMissing
+    │   ├── ObjectMissing
+    │   └── ObjectTooLarge
     ├── WaitTimeout              the task goes on; only the waiting ended
     └── TaskNotDone              there is no answer, and there will be none
         ├── TaskUnknown
@@ -19,8 +21,10 @@
         ├── TaskRevoked
         └── TaskExpired
 
-The class docstring is the default message. Foreign exceptions are mapped at the door of their
-library (`broker.py`, `objects.py`) and stay reachable as `__cause__`.
+The class docstring is the default message. An `InvalidTask` carries the `code` that a failed
+result would carry, since the worker checks again what other senders put into the queue.
+Foreign exceptions are mapped at the door of their library (`records.py`, `broker.py`,
+`objects.py`) and stay reachable as `__cause__`.
 """
 
 from __future__ import annotations
@@ -40,17 +44,31 @@ class SettingsError(VisionqError):
 class InvalidTask(VisionqError):
     """The task cannot be accepted as it is."""
 
+    code = "invalid_task"
+
 
 class UnknownKind(InvalidTask):
     """There is no such kind of task."""
+
+    code = "unknown_kind"
+
+
+class WrongImageCount(InvalidTask):
+    """The kind takes fewer or more images than were given."""
+
+    code = "image_count"
 
 
 class InvalidImage(InvalidTask):
     """The image argument cannot be used."""
 
+    code = "not_an_image"
+
 
 class UnsupportedOption(InvalidTask):
     """The option is part of the contract, but this version does not carry it out."""
+
+    code = "unsupported_option"
 
 
 class BrokerUnavailable(VisionqError):
@@ -75,6 +93,10 @@ class BucketMissing(StorageError):
 
 class ObjectMissing(StorageError):
     """There is no object under this key."""
+
+
+class ObjectTooLarge(StorageError):
+    """The object is larger than may be read."""
 
 
 class WaitTimeout(VisionqError):

@@ -1,0 +1,95 @@
+"""Putting tasks into the queue: Celery's own message, published by kombu. The door to both.
+
+The message is built by Celery (`as_task_v2`) and routed by kombu, so any Celery worker and tool
+reads it. What is left out is `apply_async`'s per-task extras: with the Redis result backend it
+subscribes to every task's channel and never reads the replies of those nobody waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import KombuError, OperationalError
+from redis import RedisError
+
+from visionq.contract import MAX_TASK_BYTES, Task, dump
+from visionq.errors import BrokerUnavailable, InvalidTask
+from visionq.names import TASK_NAME, Names
+from visionq.records import encode_task
+
+BATCH_SIZE = 1000
+"""Messages per round trip of `publish_many`."""
+
+
+class Publisher:
+    """Publishes tasks to their lane's queue. Thread-safe: producers come from Celery's pool.
+
+    Both methods raise `BrokerUnavailable`; after that it is uncertain whether the message is in
+    the queue, and publishing the same task again is safe.
+    """
+
+    def __init__(self, url: str, names: Names, *, timeout_seconds: float) -> None:
+        self._names = names
+        self._app = Celery("visionq-producer", broker=url, set_as_current=False)
+        self._app.conf.update(
+            task_serializer="json",
+            broker_transport_options={
+                "socket_timeout": timeout_seconds,
+                "socket_connect_timeout": timeout_seconds,
+                "socket_keepalive": True,
+                # kombu would try to connect for ever
+                "max_retries": 0,
+            },
+        )
+
+    def publish(self, task: Task) -> None:
+        with _mapped_errors(), self._app.producer_pool.acquire(block=True) as producer:
+            self._publish(producer, task)
+
+    def publish_many(self, tasks: Sequence[Task]) -> None:
+        """`publish` for many tasks, one round trip per `BATCH_SIZE`."""
+        with _mapped_errors(), self._app.producer_pool.acquire(block=True) as producer:
+            if not producer.supports_batch_publish:
+                raise BrokerUnavailable("kombu has switched batch publishing off for this broker")
+            with producer.batch(max_size=BATCH_SIZE):
+                for task in tasks:
+                    self._publish(producer, task)
+
+    def close(self) -> None:
+        self._app.close()
+
+    def _publish(self, producer: Any, task: Task) -> None:
+        message = self._app.amqp.as_task_v2(
+            task.id,
+            TASK_NAME,
+            kwargs={"task": dump(task)},
+            # The reprs would copy the question into the headers, for every tool to show.
+            argsrepr="()",
+            kwargsrepr="{}",
+        )
+        producer.publish(
+            message.body,
+            exchange="",
+            routing_key=self._names.queue(task.lane),
+            serializer="json",
+            headers=message.headers,
+            **message.properties,
+        )
+
+
+def check_size(task: Task) -> None:
+    """Raise `InvalidTask` when the task is too large to travel in a message."""
+    size = len(encode_task(task).encode())
+    if size > MAX_TASK_BYTES:
+        raise InvalidTask(f"the task takes {size} bytes as JSON, the limit is {MAX_TASK_BYTES}")
+
+
+@contextmanager
+def _mapped_errors() -> Iterator[None]:
+    try:
+        yield
+    except (KombuError, OperationalError, RedisError, OSError) as exc:
+        raise BrokerUnavailable(f"publishing failed: {type(exc).__name__}: {exc}") from exc

@@ -1,0 +1,394 @@
+"""The wire between the two sides: what travels in the queue and what lies in the store.
+
+Plain frozen dataclasses; pydantic checks whatever arrives from outside (`read_task`,
+`read_result`) and is only imported then, so that a web process that merely submits does not pay
+for it. Ranges are checked where a value is built, on both sides. The worker imports this module,
+never the reverse.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+
+from visionq.errors import InvalidTask
+from visionq.names import result_key
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+CONTRACT_VERSION = 1
+
+MAX_IMAGES = 64
+MAX_QUESTION_CHARS = 8_000
+MAX_NEW_TOKENS = 32_000
+MAX_CROPS = 16
+MAX_LABELS = 16
+MAX_LABEL_CHARS = 100
+MAX_TASK_BYTES = 64 * 1024
+"""Above this a task is refused at both ends: large values belong into the store."""
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_KIND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_TENANT = re.compile(r"[a-z0-9-]{1,40}")
+_REFERENCE = re.compile(r"(?:s3://|https://)?[^\s/][^\s]{0,1000}")
+_FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
+
+
+class State(StrEnum):
+    """Where a task is, in Celery's words, with EXPIRED and UNKNOWN added."""
+
+    PENDING = "PENDING"
+    STARTED = "STARTED"
+    PROGRESS = "PROGRESS"
+    RETRY = "RETRY"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    REVOKED = "REVOKED"
+    EXPIRED = "EXPIRED"
+    UNKNOWN = "UNKNOWN"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED, State.EXPIRED})
+
+
+class Lane(StrEnum):
+    """Which queue a task waits in; the interactive one is served first."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+class FailureCode(StrEnum):
+    """Why a task failed. Codes are stable: programs may branch on them."""
+
+    INVALID_TASK = "invalid_task"
+    UNKNOWN_KIND = "unknown_kind"
+    UNSUPPORTED_OPTION = "unsupported_option"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    IMAGE_COUNT = "image_count"
+    INPUT_MISSING = "input_missing"
+    INPUT_NOT_ALLOWED = "input_not_allowed"
+    INPUT_TOO_LARGE = "input_too_large"
+    NOT_AN_IMAGE = "not_an_image"
+    IMAGE_TRUNCATED = "image_truncated"
+    IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_SHAPE = "image_shape"
+    PROMPT_TAGS = "prompt_tags"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    MODEL_ERROR = "model_error"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    INTERNAL = "internal"
+
+
+def is_task_id(text: str) -> bool:
+    """Whether `text` is a lower-case UUID; only those become part of a key."""
+    return _UUID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRef:
+    """Where an image lies: a key of the service's bucket, an `s3://` URL, or an `https://` URL.
+
+    Bytes never travel in a message.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_UNKNOWN
+
+    ref: str
+
+    def __post_init__(self) -> None:
+        _require(
+            isinstance(self.ref, str) and _REFERENCE.fullmatch(self.ref) is not None,
+            f"image reference {str(self.ref)[:80]!r} is no key, s3:// or https:// URL",
+        )
+        _require(".." not in self.ref.split("/"), "an image reference may not contain '..'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the answer is generated. None means: as the kind says."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_UNKNOWN
+
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    num_crops: int | None = None
+    schema: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _require_int("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
+        _require_int("num_crops", self.num_crops, 1, MAX_CROPS)
+        _require_int("seed", self.seed, 0, 2**63 - 1)
+        _require_number("temperature", self.temperature, 0.0, 2.0)
+        _require_number("top_p", self.top_p, 0.0, 1.0)
+        _require(self.top_p > 0, "top_p must be above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One image question, as it travels. `deadline` is seconds since the epoch."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_UNKNOWN
+
+    id: str
+    kind: str
+    images: tuple[ImageRef, ...]
+    question: str | None = None
+    options: Options = field(default_factory=Options)
+    lane: Lane = Lane.INTERACTIVE
+    deadline: float | None = None
+    tenant: str = "default"
+    labels: dict[str, str] = field(default_factory=dict)
+    notify: str | None = None
+    version: int = CONTRACT_VERSION
+
+    def __post_init__(self) -> None:
+        _require(is_task_id(self.id), f"task id {self.id!r} is not a lower-case UUID")
+        _require_match("kind", _KIND, self.kind)
+        _require_match("tenant", _TENANT, self.tenant)
+        _require(len(self.images) <= MAX_IMAGES, f"more than {MAX_IMAGES} images")
+        if self.question is not None:
+            _require(isinstance(self.question, str), "question must be a string")
+            _require(
+                len(self.question) <= MAX_QUESTION_CHARS,
+                f"the question is longer than {MAX_QUESTION_CHARS} characters",
+            )
+        if self.deadline is not None:
+            _require_number("deadline", self.deadline, 0, 2**53)
+        _require_labels(self.labels)
+
+    @property
+    def result_key(self) -> str:
+        return result_key(self.id)
+
+
+Outcome = Literal["ok", "degraded", "rejected"]
+FinishReason = Literal["stop", "length", "cancelled", "expired"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether the answer can be relied on, and if not, why."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens. `prompt_tokens` includes `image_tokens`."""
+
+    prompt_tokens: int
+    image_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Seconds by phase. A phase that was not reached is None.
+
+    Storing comes after the result is written and so stands in the record (`Status`), not here.
+    """
+
+    queue_seconds: float | None = None
+    fetch_seconds: float | None = None
+    prepare_seconds: float | None = None
+    prefill_seconds: float | None = None
+    decode_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What made the answer: enough to say why it differs from yesterday's."""
+
+    input_digests: tuple[str, ...] = ()
+    kind_version: int | None = None
+    kind_digest: str | None = None
+    prompt_digest: str | None = None
+    model: str | None = None
+    model_revision: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    attention: str | None = None
+    seed: int | None = None
+    num_crops: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    worker: str | None = None
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why there is no answer: a stable code and a sentence that is safe to show."""
+
+    code: str
+    message: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What lies under `results/<task id>.json`: the answer, or the failure."""
+
+    task_id: str
+    kind: str
+    state: State
+    finished_at: float
+    text: str | None = None
+    value: Any = None
+    finish_reason: FinishReason | None = None
+    verdict: Verdict | None = None
+    usage: Usage | None = None
+    timings: Timings = field(default_factory=Timings)
+    provenance: Provenance = field(default_factory=Provenance)
+    failure: Failure | None = None
+    tenant: str = "default"
+    labels: dict[str, str] = field(default_factory=dict)
+    version: int = CONTRACT_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What is known of a task right now. Times are seconds since the epoch, by Redis's clock.
+
+    `position` counts the tasks of the same lane that were submitted before this one and have not
+    started; it is an upper bound, since cancelled ones are still counted, and None once started.
+    """
+
+    id: str
+    state: State
+    kind: str | None = None
+    lane: Lane | None = None
+    attempt: int = 0
+    position: int | None = None
+    generated_tokens: int = 0
+    max_new_tokens: int | None = None
+    is_cancel_requested: bool = False
+    submitted_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    store_seconds: float | None = None
+    failure: Failure | None = None
+    result_key: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.state.is_final
+
+
+def dump(value: Any) -> dict[str, Any]:
+    """A contract value as JSON-ready data, without the fields that have their default value."""
+    compact: dict[str, Any] = {}
+    for item in fields(value):
+        current = getattr(value, item.name)
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        if current != default or item.name == "version":
+            compact[item.name] = _plain(current)
+    return compact
+
+
+def dump_result(result: Result) -> bytes:
+    """The bytes of the result object: every field, UTF-8 JSON, stable order."""
+    return json.dumps(asdict(result), ensure_ascii=False, indent=1).encode()
+
+
+def read_task(data: object, *, task_id: str | None = None) -> Task:
+    """Check what arrived in a message. `task_id` is the message's id, not to be contradicted.
+
+    Raises `InvalidTask`, naming the field.
+    """
+    if not isinstance(data, Mapping):
+        raise InvalidTask("the task is not a JSON object")
+    if task_id is not None:
+        if data.get("id", task_id) != task_id:
+            raise InvalidTask("the task's id differs from the message's id")
+        data = {**data, "id": task_id}
+    return _validated(Task, data)
+
+
+def read_result(content: bytes) -> Result:
+    """The result object's bytes as a `Result`. Raises `InvalidTask` when they are none."""
+    return _validated(Result, json.loads(content))
+
+
+T = TypeVar("T")
+
+
+def _validated(cls: type[T], data: object) -> T:
+    from pydantic import ValidationError
+
+    try:
+        return cast("T", _adapter(cast("Hashable", cls)).validate_python(data))
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        raise InvalidTask(f"{where}: {first['msg']}") from exc
+
+
+@cache
+def _adapter(cls: Hashable) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cast("type[Any]", cls))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return dump(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidTask(message)
+
+
+def _require_match(name: str, pattern: re.Pattern[str], value: object) -> None:
+    _require(
+        isinstance(value, str) and pattern.fullmatch(value) is not None,
+        f"{name} {str(value)[:80]!r} does not match {pattern.pattern}",
+    )
+
+
+def _require_int(name: str, value: Any, low: int, high: int) -> None:
+    if value is None:
+        return
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    _require(is_int and low <= value <= high, f"{name} must be a whole number, {low} to {high}")
+
+
+def _require_number(name: str, value: Any, low: float, high: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    _require(is_number and low <= value <= high, f"{name} must be a number, {low} to {high}")
+
+
+def _require_labels(labels: object) -> None:
+    _require(isinstance(labels, dict), "labels must be a mapping")
+    assert isinstance(labels, dict)
+    _require(len(labels) <= MAX_LABELS, f"more than {MAX_LABELS} labels")
+    for key, value in labels.items():
+        is_text = isinstance(key, str) and isinstance(value, str)
+        _require(
+            is_text and len(key) <= MAX_LABEL_CHARS and len(value) <= MAX_LABEL_CHARS,
+            f"labels are strings of up to {MAX_LABEL_CHARS} characters",
+        )

@@ -1,0 +1,104 @@
+"""From whatever a backend has in hand to an image reference.
+
+Bytes in any form (path, bytes, file object, PIL image, data URI) are uploaded under their
+digest; references (a key of the bucket, `s3://`, `https://`) pass through. What the bytes hold
+is judged by the worker: decoding images is not a web process's work.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union
+
+from visionq.contract import ImageRef
+from visionq.errors import InvalidImage
+from visionq.names import INPUT_FOLDER, input_key
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from visionq.objects import ObjectStore
+
+ImageArgument: TypeAlias = Union[str, "os.PathLike[str]", bytes, IO[bytes], "Image", ImageRef]
+
+MAX_UPLOAD_BYTES = 50 * 1024 * 1024
+
+
+def reference(argument: ImageArgument, store: ObjectStore) -> ImageRef:
+    """The argument as a reference, uploaded first where it is bytes.
+
+    Raises `InvalidImage` for what is no image argument, `StorageError` when uploading fails.
+    """
+    found = _as_reference(argument)
+    if found is not None:
+        return found
+    content = _content(argument)
+    if not content:
+        raise InvalidImage("the image is empty")
+    if len(content) > MAX_UPLOAD_BYTES:
+        raise InvalidImage(f"the image has {len(content)} bytes, the limit is {MAX_UPLOAD_BYTES}")
+    key = input_key(content)
+    if not store.exists(key):
+        store.put(key, content)
+    return ImageRef(ref=key)
+
+
+def _as_reference(argument: ImageArgument) -> ImageRef | None:
+    if isinstance(argument, ImageRef):
+        return argument
+    if isinstance(argument, str) and argument.startswith(
+        (f"{INPUT_FOLDER}/", "s3://", "https://", "http://")
+    ):
+        if argument.startswith("http://"):
+            raise InvalidImage("image URLs must be https")
+        return ImageRef(ref=argument)
+    return None
+
+
+def _content(argument: Any) -> bytes:
+    if isinstance(argument, bytes | bytearray | memoryview):
+        return bytes(argument)
+    if isinstance(argument, str) and argument.startswith("data:"):
+        return _decode_data_uri(argument)
+    if isinstance(argument, str | os.PathLike):
+        return _read_file(Path(argument))
+    if hasattr(argument, "read"):
+        return _read_stream(argument)
+    if hasattr(argument, "save") and hasattr(argument, "size"):
+        return _encode_pillow(argument)
+    raise InvalidImage(f"a {type(argument).__name__} is no image argument")
+
+
+def _decode_data_uri(uri: str) -> bytes:
+    header, _, payload = uri.partition(",")
+    if not header.endswith(";base64"):
+        raise InvalidImage("a data URI must be base64 encoded")
+    try:
+        return base64.b64decode(payload, validate=True)
+    except binascii.Error as exc:
+        raise InvalidImage("the data URI is not valid base64") from exc
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise InvalidImage(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def _read_stream(stream: Any) -> bytes:
+    content = stream.read()
+    if not isinstance(content, bytes):
+        raise InvalidImage("the file object must be opened in binary mode")
+    return content
+
+
+def _encode_pillow(image: Image) -> bytes:
+    """A PIL image as PNG: nothing is lost, and equal pixels give equal bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

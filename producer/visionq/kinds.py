@@ -1,0 +1,87 @@
+"""The kinds of task: which prompt is put, how many images it takes, how its answer is read.
+
+A kind is data. The built-in ones stand here; `[kinds.*]` in settings.toml changes them or adds
+others. Rendering and parsing happen in the worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from visionq.errors import InvalidTask, UnknownKind, WrongImageCount
+
+Parser = Literal["text", "table", "boxes"]
+
+DESCRIBE_QUESTION = "Describe this picture: what it shows, and the details that matter."
+TABLE_PROMPT = (
+    "Copy the table in this picture as comma-separated values, the header row first. "
+    "Put a cell that contains a comma in double quotes. Write nothing else. {question}"
+)
+DETECT_PROMPT = (
+    "List the objects in this picture as a JSON array. Each element has the keys "
+    '"label" and "box", the box being [left, top, right, bottom] in pixels. '
+    "Write nothing else. {question}"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One named way of asking about images.
+
+    `prompt` is the text put after the image tags; `{question}` in it is replaced by the task's
+    question, or by `default_question` when the task has none. `version` names the wording: raise
+    it with every change, results carry it. `num_crops` None means 16 for one image and 4 for
+    several, as the model's card advises. `max_new_tokens` is used when the task sets none.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    prompt: str = "{question}"
+    version: int = 1
+    default_question: str | None = None
+    min_images: int = 1
+    max_images: int = 1
+    num_crops: int | None = None
+    max_new_tokens: int = 1000
+    parser: Parser = "text"
+
+    def check(self, name: str, num_images: int, question: str | None) -> None:
+        """Raise what is wrong with a task of this kind before anything is stored or run."""
+        if not self.min_images <= num_images <= self.max_images:
+            wanted = (
+                f"{self.min_images}"
+                if self.min_images == self.max_images
+                else f"{self.min_images} to {self.max_images}"
+            )
+            raise WrongImageCount(f"kind {name!r} takes {wanted} image(s), got {num_images}")
+        if question is None and self.default_question is None and "{question}" in self.prompt:
+            raise InvalidTask(f"kind {name!r} needs a question")
+
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of what the model is told by this kind."""
+        told = f"{self.prompt}\0{self.default_question or ''}"
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+BUILTIN_KINDS: Mapping[str, Kind] = {
+    "analyze": Kind(default_question="What does this picture show? Give the main figures."),
+    "ocr": Kind(default_question="Read all text in this picture, line by line."),
+    "compare": Kind(
+        default_question="What is different between these pictures?", min_images=2, max_images=8
+    ),
+    "describe": Kind(default_question=DESCRIBE_QUESTION, max_new_tokens=300),
+    "table": Kind(prompt=TABLE_PROMPT, default_question="", parser="table"),
+    "detect": Kind(prompt=DETECT_PROMPT, default_question="", parser="boxes"),
+    "ask": Kind(max_images=8),
+}
+
+
+def find_kind(kinds: Mapping[str, Kind], name: str) -> Kind:
+    """The kind of that name. Raises `UnknownKind`, listing what there is."""
+    try:
+        return kinds[name]
+    except KeyError:
+        raise UnknownKind(f"no kind {name!r}; there are {', '.join(sorted(kinds))}") from None

@@ -1,0 +1,167 @@
+"""The object store: S3 and whatever speaks its language. The only door to boto3.
+
+boto3 is imported when the first object is touched, so that a producer that sends keys never
+loads it. Nothing here relies on metadata, content types or conditional writes: not every
+compatible store keeps or honours them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
+
+from visionq.errors import (
+    BucketMissing,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+)
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+    from mypy_boto3_s3 import S3Client
+
+_DENIED = frozenset(
+    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403", "401"}
+)
+_MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreAddress:
+    """Where the bucket is and how to get in. Empty keys mean: as boto3 finds them."""
+
+    bucket: str
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+    access_key: str | None = None
+    secret_key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"StoreAddress(bucket={self.bucket!r}, endpoint_url={self.endpoint_url!r})"
+
+
+class ObjectStore:
+    """Objects of one bucket, as bytes. Thread-safe; one boto3 client per store.
+
+    Every method raises a `StorageError`: `StorageUnavailable` and `StorageDenied` concern the
+    store, `BucketMissing` and `ObjectMissing` what was looked for.
+    """
+
+    def __init__(
+        self,
+        address: StoreAddress,
+        *,
+        timeout_seconds: float = 10.0,
+        max_connections: int = 32,
+    ) -> None:
+        self.bucket = address.bucket
+        self._address = address
+        self._timeout_seconds = timeout_seconds
+        self._max_connections = max_connections
+        self._building = threading.Lock()
+
+    def put(self, key: str, content: bytes, content_type: str = "application/octet-stream") -> None:
+        with self._mapped_errors(key):
+            self._client.put_object(
+                Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
+            )
+
+    def get(self, key: str, *, bucket: str | None = None, max_bytes: int | None = None) -> bytes:
+        """The object's bytes. Above `max_bytes` nothing is read and `ObjectTooLarge` is raised."""
+        with self._mapped_errors(key):
+            reply = self._client.get_object(Bucket=bucket or self.bucket, Key=key)
+            with reply["Body"] as body:
+                if max_bytes is not None and reply["ContentLength"] > max_bytes:
+                    raise ObjectTooLarge(f"{key}: {reply['ContentLength']} > {max_bytes} bytes")
+                return body.read()
+
+    def exists(self, key: str) -> bool:
+        try:
+            with self._mapped_errors(key):
+                self._client.head_object(Bucket=self.bucket, Key=key)
+        except ObjectMissing:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        with self._mapped_errors(key):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+
+    def check_bucket(self) -> None:
+        """Raise unless the bucket is there and may be used."""
+        with self._mapped_errors("", is_bucket=True):
+            self._client.head_bucket(Bucket=self.bucket)
+
+    def close(self) -> None:
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    @cached_property
+    def _client(self) -> S3Client:
+        import boto3
+        from botocore.config import Config
+
+        config = Config(
+            connect_timeout=min(3.0, self._timeout_seconds),
+            read_timeout=self._timeout_seconds,
+            retries={"mode": "standard", "total_max_attempts": 2},
+            max_pool_connections=self._max_connections,
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if self._address.endpoint_url else "auto"},
+            # Some compatible stores refuse the trailing checksum that boto3 sends by default.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        # boto3's default session is not made for several threads; a session of one's own is.
+        with self._building:
+            return boto3.session.Session().client(
+                "s3",
+                endpoint_url=self._address.endpoint_url,
+                region_name=self._address.region,
+                aws_access_key_id=self._address.access_key,
+                aws_secret_access_key=self._address.secret_key,
+                config=config,
+            )
+
+    @contextmanager
+    def _mapped_errors(self, key: str, *, is_bucket: bool = False) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+        try:
+            yield
+        except ClientError as exc:
+            self._raise_mapped(exc, key, is_bucket=is_bucket)
+        except NoCredentialsError as exc:
+            raise StorageDenied("no access key is set for the object store") from exc
+        except (BotoCoreError, OSError) as exc:
+            raise StorageUnavailable(f"object store: {type(exc).__name__}: {exc}") from exc
+
+    def _raise_mapped(self, exc: ClientError, key: str, *, is_bucket: bool) -> NoReturn:
+        code = exc.response["Error"].get("Code", "")
+        status = exc.response["ResponseMetadata"]["HTTPStatusCode"]
+        if code in _DENIED or status in (401, 403):
+            raise StorageDenied(f"the object store refused access ({code})") from exc
+        if code == "NoSuchBucket" or (is_bucket and status == 404):
+            raise BucketMissing(f"there is no bucket {self.bucket!r}") from exc
+        if code in _MISSING:
+            raise ObjectMissing(f"there is no object {key!r}") from exc
+        if status >= 500 or code in ("SlowDown", "RequestTimeout"):
+            raise StorageUnavailable(f"the object store answered {status} {code}") from exc
+        raise StorageError(f"the object store answered {status} {code} for {key!r}") from exc
+
+
+def split_s3_url(url: str) -> tuple[str, str]:
+    """`s3://bucket/some/key` as (bucket, key). Raises `ValueError` when a part is missing."""
+    parts = urlsplit(url)
+    key = parts.path.removeprefix("/")
+    if parts.scheme != "s3" or not parts.netloc or not key:
+        raise ValueError(f"{url!r} is not s3://bucket/key")
+    return parts.netloc, key

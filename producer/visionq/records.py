@@ -1,0 +1,336 @@
+"""The record of each task in Redis: one hash, every transition one Lua script.
+
+The only door to Redis besides Celery's own (`broker.py`) and the subscriptions (`watch.py`).
+A record's fields, short because a record waits in memory with its message:
+
+    state      one of `State`            at, t0, t1  submitted, started, finished (server clock)
+    task       the Task, compact JSON    seq         number within its lane, for the position
+    attempt    starts so far             fence       rises with every start; writes need the latest
+    owner      who runs it               cancel      "1" once somebody asked for it
+    tokens     generated so far          max         the most that may be generated
+    code, message, retryable             of a failure
+    sent       "1" once the message of a task with an idempotency key is known to be out
+    store      seconds the result took to be stored
+
+A state that is final never changes. Every key has a TTL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from visionq.contract import Failure, Lane, State, Status, Task, dump
+from visionq.errors import BrokerUnavailable
+from visionq.names import Names, result_key
+
+if TYPE_CHECKING:
+    from redis.commands.core import Script
+
+LANES = tuple(Lane)
+NOTHING_STARTED = "0"
+
+_NOW = "local t = redis.call('TIME') local now = t[1] .. '.' .. string.format('%06d', t[2])\n"
+_IS_FINAL = """
+local function is_final(state)
+  return state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'EXPIRED'
+end
+"""
+
+# KEYS record, lane; ARGV ttl, task. Returns what was found, or false when the record is new.
+CREATE = (
+    _NOW
+    + """
+local found = redis.call('HMGET', KEYS[1], 'state', 'sent')
+if found[1] then return found end
+local seq = redis.call('HINCRBY', KEYS[2], 'submitted', 1)
+redis.call('HSET', KEYS[1], 'state', 'PENDING', 'task', ARGV[2], 'at', now, 'seq', seq)
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+return false
+"""
+)
+
+# KEYS record, lane; ARGV ttl, task, owner, max. Returns state, attempt, fence, now, submitted.
+# A sender that is no visionq client has written no record: it is made here.
+START = (
+    _NOW
+    + _IS_FINAL
+    + """
+local state = redis.call('HGET', KEYS[1], 'state')
+if state and is_final(state) then return {state, '0', '0', now, now} end
+if not state then redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now) end
+local seq = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
+if seq > tonumber(redis.call('HGET', KEYS[2], 'started') or '0') then
+  redis.call('HSET', KEYS[2], 'started', seq)
+end
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+redis.call('HSET', KEYS[1], 'state', 'STARTED', 't0', now, 'owner', ARGV[3], 'max', ARGV[4])
+redis.call('HDEL', KEYS[1], 'tokens', 'code', 'message', 'retryable')
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return {'STARTED', tostring(attempt), tostring(fence), now, redis.call('HGET', KEYS[1], 'at')}
+"""
+)
+
+# KEYS record; ARGV fence, tokens, channel. Returns 'run', 'cancel' or 'lost'.
+PROGRESS = (
+    _IS_FINAL
+    + """
+local held = redis.call('HMGET', KEYS[1], 'state', 'fence', 'cancel')
+if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 'lost' end
+redis.call('HSET', KEYS[1], 'state', 'PROGRESS', 'tokens', ARGV[2])
+redis.call('PUBLISH', ARGV[3], 'PROGRESS')
+if held[3] then return 'cancel' end
+return 'run'
+"""
+)
+
+# KEYS record; ARGV fence, state, ttl, channel, then field, value... Returns 1, or 0 when refused.
+MOVE = (
+    _NOW
+    + _IS_FINAL
+    + """
+local held = redis.call('HMGET', KEYS[1], 'state', 'fence')
+if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'state', ARGV[2])
+if is_final(ARGV[2]) then redis.call('HSET', KEYS[1], 't1', now) end
+for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('PUBLISH', ARGV[4], ARGV[2])
+return 1
+"""
+)
+
+# KEYS record; ARGV channel. Returns the state after the request.
+CANCEL = (
+    _NOW
+    + """
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return 'UNKNOWN' end
+if state == 'PENDING' or state == 'RETRY' then
+  redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now)
+  redis.call('PUBLISH', ARGV[1], 'REVOKED')
+  return 'REVOKED'
+end
+if state == 'STARTED' or state == 'PROGRESS' then redis.call('HSET', KEYS[1], 'cancel', '1') end
+return state
+"""
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One start of a task. `fence` must accompany every later write; the clock is Redis's."""
+
+    state: State
+    number: int
+    fence: int
+    now: float
+    submitted_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record that was already there when a task was to be created."""
+
+    state: State
+    was_sent: bool
+
+    @property
+    def needs_message(self) -> bool:
+        """Whether the submit that made it may have failed before its message was out."""
+        return self.state is State.PENDING and not self.was_sent
+
+
+class Records:
+    """Synchronous access to the records. Thread-safe: redis-py pools its connections.
+
+    Every method raises `BrokerUnavailable` when Redis cannot be reached or refuses.
+    """
+
+    def __init__(self, client: redis.Redis, names: Names, *, ttl_seconds: int) -> None:
+        self._redis = client
+        self._names = names
+        self._ttl = str(ttl_seconds)
+        self._create = client.register_script(CREATE)
+        self._start = client.register_script(START)
+        self._progress = client.register_script(PROGRESS)
+        self._move = client.register_script(MOVE)
+        self._cancel = client.register_script(CANCEL)
+
+    def create(self, task: Task) -> Found | None:
+        """Write the record of a new task. Returns the one already there, or None."""
+        return _found(self._run(self._create, self._keys(task), [self._ttl, encode_task(task)]))
+
+    def create_many(self, tasks: Sequence[Task]) -> list[Found | None]:
+        """`create` for many tasks, pipelined."""
+        with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for task in tasks:
+                self._create(self._keys(task), [self._ttl, encode_task(task)], client=pipe)
+            return [_found(reply) for reply in pipe.execute()]
+
+    def mark_sent(self, task_ids: Iterable[str]) -> None:
+        """Note that the messages are out, so that submitting again sends no second one."""
+        with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.hset(self._names.record(task_id), "sent", "1")
+            pipe.execute()
+
+    def start(self, task: Task, *, owner: str, max_new_tokens: int) -> Attempt:
+        """Begin an attempt, unless the task is already final (then the fence is 0)."""
+        args = [self._ttl, encode_task(task), owner, str(max_new_tokens)]
+        state, number, fence, now, submitted = self._run(self._start, self._keys(task), args)
+        return Attempt(
+            state=State(state),
+            number=int(number),
+            fence=int(fence),
+            now=float(now),
+            submitted_at=float(submitted),
+        )
+
+    def progress(self, task_id: str, *, fence: int, generated_tokens: int) -> str:
+        """Report tokens. Returns "run", "cancel" (asked for) or "lost" (owned by another)."""
+        channel = self._names.events(task_id)
+        keys = [self._names.record(task_id)]
+        return str(self._run(self._progress, keys, [str(fence), str(generated_tokens), channel]))
+
+    def move(self, task_id: str, state: State, *, fence: int, **more: str) -> bool:
+        """Change the state and fields; False when the fence is stale or the state final."""
+        args = [str(fence), str(state), self._ttl, self._names.events(task_id)]
+        for name, value in more.items():
+            args += [name, value]
+        return bool(self._run(self._move, [self._names.record(task_id)], args))
+
+    def cancel(self, task_id: str) -> State:
+        """Revoke a waiting task at once, ask for it when it runs. Returns the state after that."""
+        args = [self._names.events(task_id)]
+        return State(self._run(self._cancel, [self._names.record(task_id)], args))
+
+    def status(self, task_id: str) -> Status:
+        return self.status_many([task_id])[0]
+
+    def status_many(self, task_ids: Sequence[str]) -> list[Status]:
+        """The status of each id, in one round trip."""
+        with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
+            queue_status(pipe, self._names, task_ids)
+            return list(parse_statuses(task_ids, pipe.execute()))
+
+    def task_ids(self, limit: int) -> Iterator[str]:
+        """Up to `limit` ids that have a record, in no order (SCAN: costs what Redis holds)."""
+        prefix = self._names.record("")
+        with mapped_errors():
+            for index, key in enumerate(self._redis.scan_iter(match=f"{prefix}*", count=500)):
+                if index >= limit:
+                    return
+                yield str(key).removeprefix(prefix)
+
+    def ping(self) -> None:
+        with mapped_errors():
+            self._redis.ping()
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _keys(self, task: Task) -> list[str]:
+        return [self._names.record(task.id), self._names.lane(task.lane)]
+
+    def _run(self, script: Script, keys: list[str], args: list[str]) -> Any:
+        with mapped_errors():
+            return script(keys, args)
+
+
+def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
+    """A client that answers or fails within `timeout_seconds` per try.
+
+    A connection that died while pooled is replaced once; every script here may safely run twice.
+    """
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    )
+
+
+def encode_task(task: Task) -> str:
+    return json.dumps(dump(task), ensure_ascii=False, separators=(",", ":"))
+
+
+def queue_status(pipe: Any, names: Names, task_ids: Iterable[str]) -> None:
+    """Queue the commands whose replies `parse_statuses` reads, on a sync or asyncio pipeline."""
+    for lane in LANES:
+        pipe.hget(names.lane(lane), "started")
+    for task_id in task_ids:
+        pipe.hgetall(names.record(task_id))
+
+
+def parse_statuses(task_ids: Sequence[str], replies: Sequence[Any]) -> Iterator[Status]:
+    started = {
+        lane: int(reply or NOTHING_STARTED) for lane, reply in zip(LANES, replies, strict=False)
+    }
+    for task_id, record in zip(task_ids, replies[len(LANES) :], strict=True):
+        yield _parse(task_id, record, started)
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Redis's errors as ours; nothing of redis-py leaves this door."""
+    try:
+        yield
+    except (redis.RedisError, OSError) as exc:
+        raise BrokerUnavailable(f"Redis: {type(exc).__name__}: {exc}") from exc
+
+
+def _parse(task_id: str, record: Mapping[str, str], started: Mapping[Lane, int]) -> Status:
+    if not record:
+        return Status(id=task_id, state=State.UNKNOWN)
+    state = State(record["state"])
+    task = json.loads(record["task"])
+    lane = Lane(task.get("lane", Lane.INTERACTIVE))
+    is_waiting = state in (State.PENDING, State.RETRY)
+    return Status(
+        id=task_id,
+        state=state,
+        kind=task["kind"],
+        lane=lane,
+        attempt=int(record.get("attempt", 0)),
+        position=max(0, int(record.get("seq", 0)) - started[lane] - 1) if is_waiting else None,
+        generated_tokens=int(record.get("tokens", 0)),
+        max_new_tokens=int(record["max"]) if "max" in record else None,
+        is_cancel_requested="cancel" in record,
+        submitted_at=_seconds(record, "at"),
+        started_at=_seconds(record, "t0"),
+        finished_at=_seconds(record, "t1"),
+        store_seconds=_seconds(record, "store"),
+        failure=_failure(record),
+        result_key=result_key(task_id),
+    )
+
+
+def _found(reply: Any) -> Found | None:
+    return None if reply is None else Found(State(reply[0]), reply[1] == "1")
+
+
+def _seconds(record: Mapping[str, str], name: str) -> float | None:
+    return float(record[name]) if name in record else None
+
+
+def _failure(record: Mapping[str, str]) -> Failure | None:
+    if "code" not in record:
+        return None
+    return Failure(
+        code=record["code"],
+        message=record.get("message", ""),
+        retryable=record.get("retryable") == "1",
+    )

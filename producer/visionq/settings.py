@@ -1,0 +1,198 @@
+"""The settings of both sides: one file, `settings.toml`, then the environment, then flags.
+
+Every key has its default here, and its default, unit and meaning in the repository's
+settings.toml. `VISIONQ_BROKER__URL` in the environment is `url` under `[broker]`. An unknown key
+or a bad value stops the program at start and names the key. Nothing is read at import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from visionq.errors import SettingsError
+from visionq.kinds import BUILTIN_KINDS, Kind
+from visionq.objects import StoreAddress
+
+ENV_PREFIX = "VISIONQ_"
+ENV_NESTED = "__"
+FILE_VARIABLE = "VISIONQ_SETTINGS"
+"""Names the settings file; without it `settings.toml` of the working folder, if there is one."""
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BrokerSettings(_Section):
+    """Redis or Valkey: the queue, the records, and Celery's own results."""
+
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    namespace: Name = "visionq"
+    timeout_seconds: Seconds = 2.0
+    record_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=60)
+    visibility_timeout_seconds: int = Field(default=3600, ge=10)
+
+
+class StorageSettings(_Section):
+    """The S3-compatible store of inputs and results."""
+
+    bucket: Name = "visionq"
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
+    region: str = "us-east-1"
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    timeout_seconds: Seconds = 10.0
+    allowed_buckets: tuple[Name, ...] = ()
+
+    def address(self) -> StoreAddress:
+        return StoreAddress(
+            bucket=self.bucket,
+            endpoint_url=self.endpoint_url,
+            region=self.region,
+            access_key=_reveal(self.access_key),
+            secret_key=_reveal(self.secret_key),
+        )
+
+
+class WorkerSettings(_Section):
+    """One worker process: how much it takes at once, and how it ends."""
+
+    concurrency: int = Field(default=8, ge=1, le=256)
+    progress_seconds: Seconds = 0.5
+    retry_seconds: Seconds = 5.0
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class ModelSettings(_Section):
+    """Which weights, and how they are run."""
+
+    source: str = "microsoft/Phi-3.5-vision-instruct"
+    revision: str | None = None
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    max_context_tokens: int = Field(default=16_384, ge=64, le=131_072)
+
+
+class LimitSettings(_Section):
+    """What an image may be before it is opened."""
+
+    max_image_bytes: int = Field(default=50 * 1024 * 1024, ge=1024)
+    max_image_pixels: int = Field(default=40_000_000, ge=1)
+    image_formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
+
+
+class Settings(BaseSettings):
+    """All settings, checked. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_NESTED,
+        nested_model_default_partial_update=True,
+    )
+
+    broker: BrokerSettings = BrokerSettings()
+    storage: StorageSettings = StorageSettings()
+    worker: WorkerSettings = WorkerSettings()
+    model: ModelSettings = ModelSettings()
+    limits: LimitSettings = LimitSettings()
+    kinds: dict[str, Kind] = Field(default_factory=lambda: dict(BUILTIN_KINDS))
+
+    @field_validator("kinds", mode="before")
+    @classmethod
+    def _merge_kinds(cls, given: Any) -> Any:
+        """A `[kinds.ocr]` with one key changes that key and keeps the rest."""
+        if not isinstance(given, Mapping):
+            return given
+        merged: dict[str, Any] = {name: asdict(kind) for name, kind in BUILTIN_KINDS.items()}
+        for name, changes in given.items():
+            changed = asdict(changes) if isinstance(changes, Kind) else changes
+            merged[name] = {**merged.get(name, {}), **changed}
+        return merged
+
+
+def load_settings(path: Path | str | None = None, **flags: Mapping[str, Any]) -> Settings:
+    """The settings of file, environment and flags, the later winning key by key.
+
+    `flags` are sections: `load_settings(broker={"url": ...})`; a value of None is unset. Raises
+    `SettingsError` with one line per wrong key.
+    """
+    file = _find_file(path)
+    _refuse_unknown_variables()
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    given = {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in flags.items()
+    }
+    try:
+        return cast("type[Settings]", FromFile)(**cast("dict[str, Any]", given))
+    except ValidationError as exc:
+        raise SettingsError(_explain(exc, file)) from exc
+    except ValueError as exc:
+        raise SettingsError(f"{file}: {exc}") from exc
+
+
+def _find_file(path: Path | str | None) -> Path | None:
+    named = path or os.environ.get(FILE_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise SettingsError(f"there is no settings file {named}")
+        return Path(named)
+    default = Path("settings.toml")
+    return default if default.is_file() else None
+
+
+def _refuse_unknown_variables() -> None:
+    """pydantic-settings ignores a misspelt section in the environment; an operator would not."""
+    for name in os.environ:
+        if not name.startswith(ENV_PREFIX) or name == FILE_VARIABLE:
+            continue
+        section, _, key = name.removeprefix(ENV_PREFIX).lower().partition(ENV_NESTED)
+        if section not in Settings.model_fields or not key:
+            raise SettingsError(
+                f"{name}: no such setting; the form is {ENV_PREFIX}<SECTION>{ENV_NESTED}<KEY>, "
+                f"with the sections {', '.join(Settings.model_fields)}"
+            )
+
+
+def _explain(exc: ValidationError, file: Path | None) -> str:
+    where = f"{file}, environment or flags" if file else "environment or flags"
+    lines = [
+        f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+        for error in exc.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    return f"bad settings ({where}): " + "; ".join(lines)
+
+
+def _reveal(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

@@ -1,0 +1,246 @@
+"""Waiting for tasks without polling: one subscription connection for all waiters.
+
+`Watch` lives on one event loop. The asyncio client uses the caller's loop; the synchronous one
+runs a `Watch` on a loop of its own in a background thread, so that both share this code.
+A waiter subscribes to its task's channel, and only then reads the record: a change that falls
+between the two is either in the record or rings the bell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from visionq.contract import State, Status
+from visionq.errors import BrokerUnavailable, TaskUnknown, WaitTimeout
+from visionq.names import Names
+from visionq.records import mapped_errors, parse_statuses, queue_status
+
+RECONNECT_SECONDS = 0.5
+"""Pause between attempts to reach Redis again while somebody waits."""
+
+
+RECHECK_SECONDS = 15.0
+"""A waiter reads its record this often even if nothing rings: a connection whose other end has
+vanished without a word delivers no event and no error."""
+
+
+class Bell:
+    """Rung by every change of one task, and by every reconnect, after which anything may be new."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.num_waiters = 0
+        self.is_subscribed = asyncio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def heard(self) -> None:
+        """Return at the next ring, or when it is time to look again anyway."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RECHECK_SECONDS):
+                await self._event.wait()
+        self._event.clear()
+
+
+class Watch:
+    """Reads records and waits for their changes over two connections at most. Not thread-safe.
+
+    Nothing is opened before the first call. `close` cancels what still waits.
+    """
+
+    def __init__(self, url: str, names: Names, *, timeout_seconds: float) -> None:
+        self._names = names
+        self._timeout_seconds = timeout_seconds
+        self._redis = redis.asyncio.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
+        self._pubsub = self._redis.pubsub()
+        self._bells: dict[str, Bell] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._sending = asyncio.Lock()
+
+    async def status(self, task_id: str) -> Status:
+        return (await self.status_many([task_id]))[0]
+
+    async def status_many(self, task_ids: list[str]) -> list[Status]:
+        """The status of each id, in one round trip. Raises `BrokerUnavailable`."""
+        with mapped_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                queue_status(pipe, self._names, task_ids)
+                return list(parse_statuses(task_ids, await pipe.execute()))
+
+    async def wait(self, task_id: str, timeout_seconds: float | None = None) -> Status:
+        """Return once the task is final.
+
+        Raises `TaskUnknown`; `WaitTimeout` when the time is up, or `BrokerUnavailable` when at
+        that moment Redis could not be reached. An outage shorter than the time left is sat out.
+        """
+        watched = _Watched()
+        try:
+            async with asyncio.timeout(timeout_seconds), self._listening(task_id) as bell:
+                while True:
+                    await self._read(task_id, watched)
+                    if watched.status is not None and watched.status.is_done:
+                        return watched.status
+                    await bell.heard()
+        except TimeoutError:
+            raise watched.why_not(task_id, timeout_seconds) from watched.error
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reader
+        await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+        await self._redis.aclose()
+
+    async def _read(self, task_id: str, watched: _Watched) -> None:
+        """Read the record, however long Redis is away."""
+        while True:
+            try:
+                watched.status = await self.status(task_id)
+                watched.error = None
+            except BrokerUnavailable as exc:
+                watched.error = exc
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            if watched.status.state is State.UNKNOWN:
+                raise TaskUnknown(f"no task {task_id}")
+            return
+
+    @asynccontextmanager
+    async def _listening(self, task_id: str) -> AsyncIterator[Bell]:
+        channel = self._names.events(task_id)
+        bell = self._bells.setdefault(channel, Bell())
+        bell.num_waiters += 1
+        try:
+            if not bell.is_subscribed.is_set():
+                await self._subscribe(channel, bell)
+            yield bell
+        finally:
+            bell.num_waiters -= 1
+            if bell.num_waiters == 0:
+                del self._bells[channel]
+                with suppress(redis.RedisError, OSError):
+                    async with self._sending:
+                        await self._pubsub.unsubscribe(channel)
+
+    async def _subscribe(self, channel: str, bell: Bell) -> None:
+        """Return when Redis has confirmed the subscription, or said nothing in time.
+
+        Then the record is read all the same; the reader's reconnect subscribes again.
+        """
+        with suppress(redis.RedisError, OSError):
+            async with self._sending:
+                await self._pubsub.subscribe(channel)
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.get_running_loop().create_task(self._run_reader())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_seconds):
+                await bell.is_subscribed.wait()
+
+    async def _run_reader(self) -> None:
+        while True:
+            try:
+                self._dispatch(await self._next_message())
+            except (redis.RedisError, OSError, RuntimeError):
+                # RuntimeError: nothing was ever subscribed, the first attempt having failed.
+                await asyncio.sleep(RECONNECT_SECONDS)
+                await self._resubscribe()
+
+    async def _next_message(self) -> dict[str, Any] | None:
+        message: dict[str, Any] | None = await self._pubsub.get_message(timeout=None)
+        return message
+
+    def _dispatch(self, message: dict[str, Any] | None) -> None:
+        bell = self._bells.get(message["channel"]) if message else None
+        if message is None or bell is None:
+            return
+        if message["type"] == "subscribe":
+            bell.is_subscribed.set()
+        bell.ring()
+
+    async def _resubscribe(self) -> None:
+        """After an outage every waiter reads its record again."""
+        with suppress(redis.RedisError, OSError):
+            async with self._sending:
+                if self._bells:
+                    await self._pubsub.subscribe(*self._bells)
+            for bell in self._bells.values():
+                bell.ring()
+
+
+class ThreadedWatch:
+    """A `Watch` for synchronous callers: it lives on a loop in a background thread.
+
+    Thread-safe. The thread starts with the first wait, and anew in a forked child, because
+    threads do not survive a fork.
+    """
+
+    def __init__(self, new_watch: Callable[[], Watch]) -> None:
+        self._new_watch = new_watch
+        self._starting = threading.Lock()
+        self._pid: int | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._watch: Watch
+
+    def wait(self, task_id: str, timeout_seconds: float | None = None) -> Status:
+        """As `Watch.wait`."""
+        self._ensure_started()
+        waiting = self._watch.wait(task_id, timeout_seconds)
+        future = asyncio.run_coroutine_threadsafe(waiting, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        if self._pid != os.getpid():
+            return
+        asyncio.run_coroutine_threadsafe(self._watch.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._pid = None
+
+    def _ensure_started(self) -> None:
+        with self._starting:
+            if self._pid == os.getpid():
+                return
+            self._loop = asyncio.new_event_loop()
+            self._watch = self._new_watch()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="visionq-watch", daemon=True
+            )
+            self._thread.start()
+            self._pid = os.getpid()
+
+
+class _Watched:
+    """What one waiter has seen last, for the message when its time is up."""
+
+    def __init__(self) -> None:
+        self.status: Status | None = None
+        self.error: BrokerUnavailable | None = None
+
+    def why_not(self, task_id: str, timeout_seconds: float | None) -> Exception:
+        if self.error is not None:
+            return BrokerUnavailable(f"still waiting for task {task_id}: {self.error}")
+        state = self.status.state if self.status else State.UNKNOWN
+        return WaitTimeout(f"task {task_id} is {state} after {timeout_seconds} s")
