@@ -1,0 +1,154 @@
+"""The Celery application: one task, a thread pool, and a model loaded before consuming begins.
+
+The only door to Celery on the worker's side. `celery -A visionq_worker.app worker` finds `app`
+here; `visionq-worker run` builds the same application with its own flags.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import sleep
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, Task, bootsteps
+from celery.exceptions import Ignore, Reject
+from kombu import Queue
+from visionq.contract import Lane, Result, State, is_task_id, read_task
+from visionq.errors import InvalidTask, TaskExpired, TaskFailed
+from visionq.names import TASK_NAME, Names
+from visionq.settings import Settings, load_settings
+
+from visionq_worker.errors import Postponed, StartError
+from visionq_worker.loading import load_engine
+from visionq_worker.service import Service
+from visionq_worker.transport import check_kombu
+
+if TYPE_CHECKING:
+    from visionq_worker.engine.request import Engine
+
+log = logging.getLogger(__name__)
+
+EXIT_START = 3
+"""Exit code of a worker that could not start; it has taken no message."""
+
+
+class ServiceStep(bootsteps.StartStopStep):
+    """Opens the service before the consumer exists and closes it after the pool has finished."""
+
+    # Stopping is starting in reverse: the pool's threads end before the engine does.
+    label = "visionq"
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._service: Service = worker.app.visionq_service
+        pool = worker.pool_cls.__module__
+        if not pool.endswith(".thread"):
+            log.critical("visionq needs the thread pool: celery worker --pool threads")
+            raise SystemExit(EXIT_START)
+
+    def start(self, _worker: Any) -> None:
+        try:
+            self._service.open()
+        except StartError as error:
+            log.critical("cannot start: %s", error)
+            raise SystemExit(EXIT_START) from error
+
+    def stop(self, _worker: Any) -> None:
+        self._service.close()
+
+    terminate = stop
+
+
+def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> Celery:
+    """The application for these settings. `load` makes the engine, if not the settings' model."""
+    check_kombu()
+    names = Names(settings.broker.namespace)
+    url = settings.broker.url.get_secret_value()
+    app = Celery("visionq", broker=url, backend=url, set_as_current=False)
+    app.visionq_service = Service(settings, load or (lambda: load_engine(settings.model)))
+    app.conf.update(
+        _common_conf(settings),
+        task_queues=[Queue(names.queue(lane), routing_key=names.queue(lane)) for lane in Lane],
+        task_default_queue=names.queue(Lane.INTERACTIVE),
+        broker_transport="visionq_worker.transport:Transport",
+        broker_transport_options={
+            "visibility_timeout": settings.broker.visibility_timeout_seconds,
+            "queue_order_strategy": "sorted",
+            "dead_key": names.dead(),
+            "socket_timeout": 5,
+            "socket_connect_timeout": settings.broker.timeout_seconds,
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+        },
+    )
+    app.steps["worker"].add(ServiceStep)
+    app.task(bind=True, name=TASK_NAME, throws=(TaskFailed, TaskExpired))(run)
+    return app
+
+
+def run(self: Task, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The Celery task: one visionq Task as its keyword argument `task`."""
+    service: Service = self.app.visionq_service
+    task_id = str(self.request.id)
+    if not is_task_id(task_id):
+        raise TaskFailed(f"task id {task_id[:80]!r} is not a lower-case UUID", "invalid_task")
+    data = kwargs["task"] if set(kwargs) == {"task"} and not args else None
+    try:
+        result = _execute(service, task_id, data)
+    except Postponed as error:
+        sleep(service.settings.worker.retry_seconds)
+        raise Reject(str(error), requeue=True) from error
+    return _tell_celery(self, task_id, result)
+
+
+def _execute(service: Service, task_id: str, data: object) -> Result | State:
+    try:
+        task = read_task(data, task_id=task_id)
+    except InvalidTask as error:
+        return service.executor.refuse(task_id, error)
+    return service.executor.execute(task)
+
+
+def _tell_celery(self: Task, task_id: str, outcome: Result | State) -> dict[str, Any]:
+    """End the Celery task so that `AsyncResult(id)` says the same as the record."""
+    state = outcome if isinstance(outcome, State) else outcome.state
+    if state is State.REVOKED:
+        self.backend.mark_as_revoked(task_id, "cancelled", request=self.request)
+        raise Ignore
+    if not isinstance(outcome, Result):
+        # A second delivery of a task that is done: what Celery knows of it stays.
+        raise Ignore
+    if outcome.failure is not None:
+        failure = outcome.failure
+        if state is State.EXPIRED:
+            raise TaskExpired(failure.message)
+        raise TaskFailed(failure.message, failure.code, failure.retryable)
+    return {"result_key": f"results/{task_id}.json", "text": outcome.text, "value": outcome.value}
+
+
+def _common_conf(settings: Settings) -> dict[str, Any]:
+    return {
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_expires": settings.broker.record_ttl_seconds,
+        "task_acks_late": True,
+        # Without a result object there is no answer: only a stored one may be acked.
+        "task_acks_on_failure_or_timeout": True,
+        "worker_pool": "threads",
+        "worker_concurrency": settings.worker.concurrency,
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+    }
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, built when Celery's command line asks for it: importing this module reads nothing."""
+    if name == "app":
+        globals()["app"] = build_app(load_settings())
+        return globals()["app"]
+    raise AttributeError(name)

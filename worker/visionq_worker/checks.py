@@ -1,0 +1,86 @@
+"""What `visionq-worker check` looks at: one line each, what is wrong and where."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from visionq.errors import StorageError
+from visionq.settings import Settings
+
+from visionq_worker.errors import StartError
+from visionq_worker.loading import choose
+from visionq_worker.model.errors import ModelError
+from visionq_worker.service import open_records, open_store
+
+PROBE_FOLDER = "probes"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    is_ok: bool
+    text: str
+
+
+def check_all(settings: Settings, *, is_quick: bool) -> Iterator[Finding]:
+    """Broker and bucket; unless quick, device and model as well, which imports torch."""
+    yield _finding("broker", lambda: _check_broker(settings))
+    yield _finding("bucket", lambda: _check_bucket(settings))
+    if not is_quick:
+        yield _finding("device", lambda: _check_device(settings))
+        yield _finding("model", lambda: _check_model(settings))
+
+
+def _finding(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, check())
+    except (StartError, StorageError, ModelError) as exc:
+        return Finding(name, False, str(exc).removeprefix(f"{name}: ").replace("\n", " "))
+
+
+def _check_broker(settings: Settings) -> str:
+    open_records(settings).close()
+    return f"answers; namespace {settings.broker.namespace}"
+
+
+def _check_bucket(settings: Settings) -> str:
+    """A round trip: what can be listed can still refuse to be written."""
+    store = open_store(settings)
+    key = f"{PROBE_FOLDER}/{uuid.uuid4()}"
+    try:
+        store.put(key, b"visionq")
+        if store.get(key) != b"visionq":
+            raise StorageError("an object came back changed")
+        store.delete(key)
+    finally:
+        store.close()
+    return f"{settings.storage.bucket} can be written and read"
+
+
+def _check_device(settings: Settings) -> str:
+    import torch
+
+    choice = choose(settings.model)
+    try:
+        device = torch.device(choice.device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as exc:
+        reason = str(exc).splitlines()[0]
+        raise StartError(f"{choice.device} cannot be used: {reason}") from exc
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU is used"
+    return f"{choice.device} ({name}), {choice.dtype}, {choice.attention}"
+
+
+def _check_model(settings: Settings) -> str:
+    """The checkpoint's files; the weights themselves are read when the worker starts."""
+    from visionq_worker.model.checkpoint import find_checkpoint
+    from visionq_worker.model.processor import Phi3VProcessor
+
+    choice = choose(settings.model)
+    checkpoint = find_checkpoint(choice.source, choice.revision)
+    Phi3VProcessor.from_pretrained(checkpoint.folder)
+    return f"{settings.model.source} is complete, revision {checkpoint.revision}"

@@ -1,0 +1,96 @@
+"""`visionq-worker`: run a worker, or check whether one could run.
+
+Exit codes: 0 done, 1 a check failed or the worker broke down, 2 wrong usage or settings,
+3 the worker could not start (it has taken no message).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from visionq.errors import SettingsError
+from visionq.settings import Settings, load_settings
+
+from visionq_worker import __version__
+
+EXIT_USAGE = 2
+
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option(
+    "--settings",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Settings file; default: VISIONQ_SETTINGS, else ./settings.toml.",
+)
+@click.pass_context
+def main(context: click.Context, file: Path | None) -> None:
+    """The GPU worker of visionq."""
+    context.obj = file
+
+
+@main.command()
+@click.option("--model", "source", help="Hub id or local folder; 'tiny' for random weights.")
+@click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
+@click.option("--concurrency", type=int, help="Tasks in hand at once.")
+@click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
+@click.pass_obj
+def run(file: Path | None, /, source: str | None, device: str | None, **worker: Any) -> None:
+    """Load the model, then consume until SIGTERM; running tasks are finished first."""
+    settings = _settings(file, model={"source": source, "device": device}, worker=worker)
+    logging.basicConfig(level=settings.worker.log_level, format=LOG_FORMAT, stream=sys.stderr)
+    from visionq_worker.app import build_app
+
+    app = build_app(settings)
+    # Celery would otherwise read this process's own arguments.
+    celery_worker = app.Worker(
+        pool="threads",
+        concurrency=settings.worker.concurrency,
+        loglevel=settings.worker.log_level,
+        quiet=True,
+        redirect_stdouts=False,
+        without_gossip=True,
+        without_mingle=True,
+    )
+    celery_worker.start()
+    sys.exit(celery_worker.exitcode or 0)
+
+
+@main.command()
+@click.option("--quick", is_flag=True, help="Broker and bucket only: cheap enough for a probe.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--model", "source", help="As for run.")
+@click.option("--device", help="As for run.")
+@click.pass_obj
+def check(
+    file: Path | None, quick: bool, as_json: bool, source: str | None, device: str | None
+) -> None:
+    """Say in one line each whether broker, bucket, device and model can be used."""
+    settings = _settings(file, model={"source": source, "device": device})
+    from visionq_worker.checks import check_all
+
+    is_all_well = True
+    for finding in check_all(settings, is_quick=quick):
+        is_all_well &= finding.is_ok
+        if as_json:
+            line = {"name": finding.name, "ok": finding.is_ok, "text": finding.text}
+            click.echo(json.dumps(line))
+        else:
+            click.echo(f"{'ok  ' if finding.is_ok else 'FAIL'} {finding.name}: {finding.text}")
+    sys.exit(0 if is_all_well else 1)
+
+
+def _settings(file: Path | None, **flags: dict[str, Any]) -> Settings:
+    try:
+        return load_settings(file, **flags)
+    except SettingsError as error:
+        click.echo(f"visionq-worker: {error}", err=True)
+        sys.exit(EXIT_USAGE)

@@ -1,0 +1,1 @@
+"""Generation: requests in, completions out. Knows nothing of queues, stores or tasks."""

@@ -1,0 +1,180 @@
+"""The plain engine: transformers' `generate`, one request at a time, in one thread.
+
+It is what the model's own documentation does by hand, with a queue before it, cancellation
+between two tokens, and a token count to look at. Slow, but the measure of every faster engine.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from visionq_worker.engine.request import (
+    Completion,
+    EngineError,
+    EngineInfo,
+    FinishReason,
+    Handle,
+    Request,
+)
+from visionq_worker.model.processor import ModelInputs
+from visionq_worker.model.weights import LoadedModel
+
+WARM_UP_PROMPT = "<|user|>\n<|image_1|>\nWhat is this?<|end|>\n<|assistant|>\n"
+
+
+class ReferenceEngine:
+    """Runs requests in the order of their submission. Owns the device through its one thread."""
+
+    def __init__(self, loaded: LoadedModel, *, max_context_tokens: int) -> None:
+        self.info = EngineInfo(
+            model=loaded.model_id,
+            revision=loaded.revision,
+            dtype=loaded.dtype,
+            device=loaded.device,
+            attention=loaded.attention,
+            max_context_tokens=max_context_tokens,
+        )
+        self._loaded = loaded
+        self._waiting: queue.SimpleQueue[tuple[Request, Handle] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="visionq-engine", daemon=True)
+        self._thread.start()
+
+    def encode(self, prompt: str, images: Sequence[Image.Image], num_crops: int) -> ModelInputs:
+        return self._loaded.processor(prompt, images, num_crops)
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        return self._loaded.processor.decode(token_ids)
+
+    def submit(self, request: Request) -> Handle:
+        handle = Handle()
+        self._waiting.put((request, handle))
+        return handle
+
+    def warm_up(self) -> None:
+        """Answer one small request, so that the first real one meets a ready device."""
+        inputs = self.encode(WARM_UP_PROMPT, [Image.new("RGB", (336, 336), "white")], 1)
+        self.submit(Request(inputs=inputs, max_new_tokens=2)).result()
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            request, handle = item
+            try:
+                handle.complete(self._generate(request, handle))
+            except torch.OutOfMemoryError as exc:
+                torch.cuda.empty_cache()
+                handle.fail(_chained("the device ran out of memory", exc, is_transient=True))
+            except Exception as exc:  # the loop must outlive any request
+                handle.fail(_chained("the model failed on this request", exc))
+
+    def _generate(self, request: Request, handle: Handle) -> Completion:
+        if handle.is_cancelled:
+            return Completion(
+                token_ids=(), finish_reason="cancelled", prefill_seconds=0.0, decode_seconds=0.0
+            )
+        meter = _Meter(handle)
+        started = perf_counter()
+        with torch.inference_mode(), _seeded(request.seed, self._loaded.device):
+            output = self._loaded.model.generate(
+                **self._tensors(request.inputs),
+                **_sampling(request),
+                max_new_tokens=request.max_new_tokens,
+                eos_token_id=sorted(self._loaded.processor.stop_token_ids),
+                pad_token_id=self._loaded.config.pad_token_id,
+                stopping_criteria=StoppingCriteriaList([_Cancelled(handle)]),
+                streamer=meter,
+            )
+        token_ids = tuple(output[0, request.inputs.num_tokens :].tolist())
+        first_token_at = meter.first_token_at or perf_counter()
+        return Completion(
+            token_ids=token_ids,
+            finish_reason=self._finish_reason(token_ids, handle),
+            prefill_seconds=first_token_at - started,
+            decode_seconds=perf_counter() - first_token_at,
+        )
+
+    def _tensors(self, inputs: ModelInputs) -> dict[str, torch.Tensor]:
+        device, dtype = self._loaded.model.device, self._loaded.model.dtype
+        input_ids = inputs.input_ids.to(device)
+        tensors = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        if inputs.pixel_values is not None and inputs.image_sizes is not None:
+            tensors["pixel_values"] = inputs.pixel_values.to(device, dtype)
+            tensors["image_sizes"] = inputs.image_sizes.to(device)
+        return tensors
+
+    def _finish_reason(self, token_ids: tuple[int, ...], handle: Handle) -> FinishReason:
+        if token_ids and token_ids[-1] in self._loaded.processor.stop_token_ids:
+            return "stop"
+        return "cancelled" if handle.is_cancelled else "length"
+
+
+class _Meter(BaseStreamer):
+    """Counts tokens as they come; the first call brings the prompt."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._has_seen_prompt = False
+        self.first_token_at: float | None = None
+
+    def put(self, value: Any) -> None:
+        if not self._has_seen_prompt:
+            self._has_seen_prompt = True
+            return
+        self.first_token_at = self.first_token_at or perf_counter()
+        self._handle.num_tokens += 1
+
+    def end(self) -> None:
+        pass
+
+
+class _Cancelled(StoppingCriteria):
+    """Stops between two tokens once the handle is cancelled."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        stop = self._handle.is_cancelled
+        return torch.full((input_ids.shape[0],), stop, device=input_ids.device)
+
+
+def _sampling(request: Request) -> dict[str, Any]:
+    if request.temperature == 0:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {
+        "do_sample": True,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": 0,
+    }
+
+
+@contextmanager
+def _seeded(seed: int | None, device: str) -> Iterator[None]:
+    """The generator's state is put back afterwards: a seed must not touch other requests."""
+    if seed is None:
+        yield
+        return
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _chained(message: str, cause: Exception, *, is_transient: bool = False) -> EngineError:
+    error = EngineError(message, is_transient=is_transient)
+    error.__cause__ = cause
+    return error

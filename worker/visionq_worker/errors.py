@@ -1,0 +1,33 @@
+"""What can go wrong with one task, and what can go wrong around it.
+
+    TaskError              this task cannot be answered: a code, a safe sentence, retryable or not
+    Postponed              nothing is wrong with the task; it goes back into the queue
+    StartError             the worker cannot start: settings, model, broker or bucket
+
+The wire carries the code and the sentence, the log carries the cause.
+"""
+
+from __future__ import annotations
+
+from visionq.contract import Failure, FailureCode
+
+
+class TaskError(Exception):
+    """The task ends in FAILURE with this code. `message` is safe to show to anyone."""
+
+    def __init__(self, code: FailureCode, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+
+    def as_failure(self) -> Failure:
+        return Failure(code=str(self.code), message=self.message, retryable=self.retryable)
+
+
+class Postponed(Exception):
+    """Something the task needs is out of order for now, such as the object store."""
+
+
+class StartError(Exception):
+    """The worker cannot start. The message is one line and says what to do."""

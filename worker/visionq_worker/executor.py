@@ -1,0 +1,373 @@
+"""One task from start to finish: fetch, prepare, generate, parse, store, report.
+
+The order at the end is the promise: first the result object, then the record, and only when
+`execute` has returned does the queue's message go. Nothing here knows Celery.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter, sleep
+from typing import TYPE_CHECKING, Any
+
+from visionq.contract import (
+    CONTRACT_VERSION,
+    Failure,
+    FailureCode,
+    Provenance,
+    Result,
+    State,
+    Task,
+    Timings,
+    Usage,
+    dump_result,
+)
+from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
+from visionq.kinds import Kind, find_kind
+from visionq.objects import ObjectStore
+from visionq.records import Attempt, Records
+
+from visionq_worker.engine.request import Completion, Engine, EngineError, Handle, Request
+from visionq_worker.errors import Postponed, TaskError
+from visionq_worker.images import ImageLimits, decode
+from visionq_worker.kinds import Prompt, render
+from visionq_worker.model.errors import ImageShapeError, InputError
+from visionq_worker.outputs import parse
+from visionq_worker.sources import Source, Sources
+from visionq_worker.verdict import judge
+
+if TYPE_CHECKING:
+    from visionq_worker.model.processor import ModelInputs
+
+log = logging.getLogger(__name__)
+
+REPORT_TRIES = 12
+"""How often a finished task is reported to a Redis that does not answer, `retry_seconds` apart."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One attempt at one task, filled in step by step."""
+
+    task: Task
+    attempt: Attempt
+    started: float = field(default_factory=monotonic)
+    kind: Kind | None = None
+    prompt: Prompt | None = None
+    sources: tuple[Source, ...] = ()
+    inputs: ModelInputs | None = None
+    completion: Completion | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def is_overdue(self) -> bool:
+        """Whether the deadline has passed, by the clock of Redis and not of this machine."""
+        if self.task.deadline is None:
+            return False
+        return self.attempt.now + (monotonic() - self.started) > self.task.deadline
+
+
+class Executor:
+    """Runs tasks. One instance serves all threads of a worker; it keeps no state of a task."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        records: Records,
+        store: ObjectStore,
+        sources: Sources,
+        kinds: Mapping[str, Kind],
+        limits: ImageLimits,
+        owner: str,
+        versions: Mapping[str, str],
+        progress_seconds: float,
+        retry_seconds: float,
+    ) -> None:
+        self._engine = engine
+        self._records = records
+        self._store = store
+        self._sources = sources
+        self._kinds = kinds
+        self._limits = limits
+        self._owner = owner
+        self._versions = dict(versions)
+        self._progress_seconds = progress_seconds
+        self._retry_seconds = retry_seconds
+
+    def execute(self, task: Task) -> Result | State:
+        """Answer the task and commit the result; its state when it was already final.
+
+        Raises `Postponed` when the task has to go back into the queue through no fault of its own.
+        """
+        attempt = self._start(task)
+        if attempt.state.is_final:
+            return attempt.state
+        run = Run(task=task, attempt=attempt)
+        try:
+            self._check(run)
+            self._fetch(run)
+            self._prepare(run)
+            self._generate(run)
+            result = self._parse(run)
+        except TaskError as error:
+            log.info("task %s cannot be answered: %s", task.id, error.code, exc_info=error)
+            result = self._failure(run, error)
+        except StorageError as error:
+            raise self._postponed(run, error) from error
+        except Exception as error:  # the task boundary: whatever it is, it must not kill the worker
+            log.exception("task %s failed for a reason nobody foresaw", task.id)
+            result = self._failure(run, _internal(error))
+        self._commit(run, result)
+        return result
+
+    def refuse(self, task_id: str, error: InvalidTask) -> Result | State:
+        """Commit the failure of a message that carries no readable task."""
+        stub = Task(id=task_id, kind="invalid", images=())
+        attempt = self._start(stub)
+        if attempt.state.is_final:
+            return attempt.state
+        run = Run(task=stub, attempt=attempt)
+        result = self._failure(run, TaskError(FailureCode(error.code), str(error)))
+        self._commit(run, result)
+        return result
+
+    def _start(self, task: Task) -> Attempt:
+        kind = self._kinds.get(task.kind)
+        max_new_tokens = task.options.max_new_tokens or (kind.max_new_tokens if kind else 0)
+        try:
+            return self._records.start(task, owner=self._owner, max_new_tokens=max_new_tokens)
+        except BrokerUnavailable as error:
+            raise Postponed(str(error)) from error
+
+    def _check(self, run: Run) -> None:
+        """What other senders than our own client may have got wrong."""
+        task = run.task
+        run.seconds["queue"] = max(0.0, run.attempt.now - run.attempt.submitted_at)
+        if run.is_overdue():
+            raise TaskError(FailureCode.EXPIRED, "the deadline passed before the task was started")
+        if task.version > CONTRACT_VERSION:
+            message = f"this worker reads contract version {CONTRACT_VERSION}, not {task.version}"
+            raise TaskError(FailureCode.UNSUPPORTED_VERSION, message)
+        if task.options.schema is not None or task.notify is not None:
+            raise TaskError(FailureCode.UNSUPPORTED_OPTION, "schema and notify are not carried out")
+        try:
+            run.kind = find_kind(self._kinds, task.kind)
+            run.kind.check(task.kind, len(task.images), task.question)
+        except InvalidTask as error:
+            raise TaskError(FailureCode(error.code), str(error)) from error
+
+    def _fetch(self, run: Run) -> None:
+        began = perf_counter()
+        run.sources = tuple(self._sources.fetch(image) for image in run.task.images)
+        run.seconds["fetch"] = perf_counter() - began
+
+    def _prepare(self, run: Run) -> None:
+        assert run.kind is not None
+        began = perf_counter()
+        prompt = run.prompt = render(run.task, run.kind)
+        images = [decode(source.content, self._limits) for source in run.sources]
+        try:
+            run.inputs = self._engine.encode(prompt.text, images, prompt.num_crops)
+        except ImageShapeError as error:
+            raise TaskError(FailureCode.IMAGE_SHAPE, str(error)) from error
+        except InputError as error:
+            raise TaskError(FailureCode.PROMPT_TAGS, str(error)) from error
+        run.seconds["prepare"] = perf_counter() - began
+
+    def _generate(self, run: Run) -> None:
+        assert run.inputs is not None
+        options = run.task.options
+        request = Request(
+            inputs=run.inputs,
+            max_new_tokens=self._fitting_tokens(run),
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.seed,
+        )
+        handle = self._engine.submit(request)
+        self._attend(run, handle)
+        try:
+            run.completion = handle.result()
+        except EngineError as error:
+            raise TaskError(
+                FailureCode.MODEL_ERROR, str(error), retryable=error.is_transient
+            ) from error
+
+    def _fitting_tokens(self, run: Run) -> int:
+        """How much may be generated; what the task itself asked for must fit."""
+        assert run.inputs is not None
+        assert run.prompt is not None
+        context = self._engine.info.max_context_tokens
+        left = context - run.inputs.num_tokens
+        wanted = run.prompt.max_new_tokens
+        if left < 1 or (run.prompt.is_max_chosen and wanted > left):
+            message = (
+                f"prompt and images take {run.inputs.num_tokens} tokens; with {wanted} new ones "
+                f"they do not fit into {context}"
+            )
+            raise TaskError(FailureCode.PROMPT_TOO_LONG, message)
+        return min(wanted, left)
+
+    def _attend(self, run: Run, handle: Handle) -> None:
+        """Wait for the engine; meanwhile report tokens, and pass on a cancel or the deadline."""
+        while not handle.wait(self._progress_seconds):
+            if run.is_overdue() or not self._may_go_on(run, handle.num_tokens):
+                handle.cancel()
+
+    def _may_go_on(self, run: Run, num_tokens: int) -> bool:
+        fence = run.attempt.fence
+        try:
+            answer = self._records.progress(run.task.id, fence=fence, generated_tokens=num_tokens)
+        except BrokerUnavailable:
+            return True  # progress is a courtesy; the result will be reported until it is heard
+        return answer == "run"
+
+    def _parse(self, run: Run) -> Result:
+        completion, kind = run.completion, run.kind
+        assert completion is not None
+        assert kind is not None
+        if completion.finish_reason == "cancelled":
+            code = FailureCode.EXPIRED if run.is_overdue() else FailureCode.REVOKED
+            raise TaskError(code, f"ended after {len(completion.token_ids)} tokens")
+        text = self._engine.decode(completion.token_ids).strip()
+        value = parse(text, kind.parser)
+        reason = completion.finish_reason
+        verdict = judge(text, value, finish_reason=reason, parser=kind.parser)
+        return self._result(
+            run, State.SUCCESS, text=text, value=value, finish_reason=reason, verdict=verdict
+        )
+
+    def _failure(self, run: Run, error: TaskError) -> Result:
+        states = {FailureCode.REVOKED: State.REVOKED, FailureCode.EXPIRED: State.EXPIRED}
+        state = states.get(error.code, State.FAILURE)
+        return self._result(run, state, failure=error.as_failure())
+
+    def _result(self, run: Run, state: State, **outcome: Any) -> Result:
+        completion = run.completion
+        return Result(
+            task_id=run.task.id,
+            kind=run.task.kind,
+            state=state,
+            finished_at=run.attempt.now + (monotonic() - run.started),
+            usage=self._usage(run),
+            timings=Timings(
+                queue_seconds=run.seconds.get("queue"),
+                fetch_seconds=run.seconds.get("fetch"),
+                prepare_seconds=run.seconds.get("prepare"),
+                prefill_seconds=completion.prefill_seconds if completion else None,
+                decode_seconds=completion.decode_seconds if completion else None,
+            ),
+            provenance=self._provenance(run),
+            tenant=run.task.tenant,
+            labels=run.task.labels,
+            **outcome,
+        )
+
+    def _usage(self, run: Run) -> Usage | None:
+        if run.inputs is None:
+            return None
+        return Usage(
+            prompt_tokens=run.inputs.num_tokens,
+            image_tokens=run.inputs.num_image_tokens,
+            completion_tokens=len(run.completion.token_ids) if run.completion else 0,
+        )
+
+    def _provenance(self, run: Run) -> Provenance:
+        info = self._engine.info
+        return Provenance(
+            input_digests=tuple(source.digest for source in run.sources),
+            kind_version=run.kind.version if run.kind else None,
+            kind_digest=run.kind.digest() if run.kind else None,
+            prompt_digest=run.prompt.digest() if run.prompt else None,
+            model=info.model,
+            model_revision=info.revision,
+            dtype=info.dtype,
+            device=info.device,
+            attention=info.attention,
+            seed=run.task.options.seed,
+            num_crops=run.prompt.num_crops if run.prompt else None,
+            versions=self._versions,
+            worker=self._owner,
+            attempt=run.attempt.number,
+        )
+
+    def _commit(self, run: Run, result: Result) -> None:
+        began = perf_counter()
+        try:
+            self._store.put(run.task.result_key, dump_result(result), "application/json")
+        except StorageError as error:
+            raise self._postponed(run, error) from error
+        run.seconds["store"] = perf_counter() - began
+        if self._report(run, result):
+            _log_finished(run, result)
+        else:
+            log.warning("task %s was taken over by another attempt", run.task.id)
+
+    def _report(self, run: Run, result: Result) -> bool:
+        """Bring the record to its end, through an outage of Redis if need be."""
+        more = {"store": f"{run.seconds['store']:.6f}"}
+        if run.completion is not None:
+            more["tokens"] = str(len(run.completion.token_ids))
+        if result.failure is not None:
+            more |= _failure_fields(result.failure)
+        for _ in range(REPORT_TRIES):
+            try:
+                return self._records.move(
+                    run.task.id, result.state, fence=run.attempt.fence, **more
+                )
+            except BrokerUnavailable as error:
+                log.warning("task %s is stored but cannot be reported: %s", run.task.id, error)
+                sleep(self._retry_seconds)
+        raise Postponed("the result is stored; Redis did not answer")
+
+    def _postponed(self, run: Run, error: StorageError) -> Postponed:
+        log.warning("task %s goes back into the queue: %s", run.task.id, error)
+        failure = Failure(
+            code=str(FailureCode.STORAGE_UNAVAILABLE),
+            message="waiting for the object store",
+            retryable=True,
+        )
+        try:
+            self._records.move(
+                run.task.id, State.RETRY, fence=run.attempt.fence, **_failure_fields(failure)
+            )
+        except BrokerUnavailable:
+            log.warning("task %s: the record could not be set to RETRY", run.task.id)
+        return Postponed(str(error))
+
+
+def _failure_fields(failure: Failure) -> dict[str, str]:
+    return {
+        "code": failure.code,
+        "message": failure.message,
+        "retryable": "1" if failure.retryable else "0",
+    }
+
+
+def _internal(error: Exception) -> TaskError:
+    failure = TaskError(FailureCode.INTERNAL, "the worker failed on this task", retryable=True)
+    failure.__cause__ = error
+    return failure
+
+
+def _log_finished(run: Run, result: Result) -> None:
+    seconds = monotonic() - run.started
+    tokens = result.usage.completion_tokens if result.usage else 0
+    log.info(
+        "task %s %s %s in %.3f s, %d tokens",
+        run.task.id,
+        run.task.kind,
+        result.state,
+        seconds,
+        tokens,
+        extra={
+            "task_id": run.task.id,
+            "kind": run.task.kind,
+            "state": str(result.state),
+            "code": result.failure.code if result.failure else None,
+            "seconds": seconds,
+            "completion_tokens": tokens,
+        },
+    )

@@ -1,0 +1,116 @@
+"""Everything a worker process holds, built in one place and closed in reverse order."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from visionq.errors import BrokerUnavailable, StorageError
+from visionq.names import Names
+from visionq.objects import ObjectStore
+from visionq.records import Records, connect
+from visionq.settings import Settings
+
+from visionq_worker.errors import StartError
+from visionq_worker.executor import Executor
+from visionq_worker.images import ImageLimits
+from visionq_worker.sources import Sources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from visionq_worker.engine.request import Engine
+
+REPORTED_PACKAGES = ("visionq-worker", "transformers", "torch", "pillow", "celery", "kombu")
+
+
+class Service:
+    """A worker's engine, connections and executor. `open` before use, `close` at the end.
+
+    `load` makes the engine; tests hand in another one than `load_engine`.
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[], Engine]) -> None:
+        self.settings = settings
+        self._load = load
+        self._closing = ExitStack()
+        self._executor: Executor | None = None
+
+    @property
+    def executor(self) -> Executor:
+        assert self._executor is not None, "the service is opened before the consumer starts"
+        return self._executor
+
+    def open(self) -> None:
+        """Connect, check broker and bucket, load and warm the model. Raises `StartError`."""
+        with ExitStack() as undo:
+            self._executor = self._build(undo)
+            self._closing = undo.pop_all()
+
+    def close(self) -> None:
+        self._closing.close()
+        self._executor = None
+
+    def _build(self, undo: ExitStack) -> Executor:
+        settings = self.settings
+        records = open_records(settings)
+        undo.callback(records.close)
+        store = open_store(settings)
+        undo.callback(store.close)
+        engine = self._load()
+        undo.callback(engine.close)
+        return Executor(
+            engine=engine,
+            records=records,
+            store=store,
+            sources=Sources(
+                store,
+                allowed_buckets=settings.storage.allowed_buckets,
+                max_bytes=settings.limits.max_image_bytes,
+            ),
+            kinds=settings.kinds,
+            limits=ImageLimits(
+                max_pixels=settings.limits.max_image_pixels, formats=settings.limits.image_formats
+            ),
+            owner=f"{socket.gethostname()[:40]}:{os.getpid()}",
+            versions=installed_versions(),
+            progress_seconds=settings.worker.progress_seconds,
+            retry_seconds=settings.worker.retry_seconds,
+        )
+
+
+def open_records(settings: Settings) -> Records:
+    """The records, with a broker that answers. Raises `StartError`."""
+    client = connect(
+        settings.broker.url.get_secret_value(), timeout_seconds=settings.broker.timeout_seconds
+    )
+    records = Records(
+        client, Names(settings.broker.namespace), ttl_seconds=settings.broker.record_ttl_seconds
+    )
+    try:
+        records.ping()
+    except BrokerUnavailable as exc:
+        raise StartError(f"broker: {exc}") from exc
+    return records
+
+
+def open_store(settings: Settings) -> ObjectStore:
+    """The store, with a bucket that may be used. Raises `StartError`."""
+    store = ObjectStore(
+        settings.storage.address(),
+        timeout_seconds=settings.storage.timeout_seconds,
+        max_connections=max(10, settings.worker.concurrency * 2),
+    )
+    try:
+        store.check_bucket()
+    except StorageError as exc:
+        raise StartError(f"bucket: {exc}") from exc
+    return store
+
+
+def installed_versions() -> dict[str, str]:
+    """Of the packages that shape an answer, for its provenance."""
+    return {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}

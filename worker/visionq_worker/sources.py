@@ -1,0 +1,60 @@
+"""From an image reference to bytes: the one door through which inputs come in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from visionq.contract import FailureCode, ImageRef
+from visionq.errors import ObjectMissing, ObjectTooLarge
+from visionq.objects import ObjectStore, split_s3_url
+
+from visionq_worker.errors import TaskError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image as it was fetched, with the SHA-256 of its bytes."""
+
+    content: bytes
+    digest: str
+
+
+class Sources:
+    """Fetches references out of the service's bucket and of the buckets allowed beside it."""
+
+    def __init__(
+        self, store: ObjectStore, *, allowed_buckets: Collection[str], max_bytes: int
+    ) -> None:
+        self._store = store
+        self._allowed_buckets = frozenset(allowed_buckets)
+        self._max_bytes = max_bytes
+
+    def fetch(self, image: ImageRef) -> Source:
+        """The image's bytes. Raises `TaskError` for a reference that leads nowhere.
+
+        What concerns the store itself (away, access refused, no bucket) stays a `StorageError`.
+        """
+        bucket, key = self._locate(image.ref)
+        try:
+            content = self._store.get(key, bucket=bucket, max_bytes=self._max_bytes)
+        except ObjectMissing as exc:
+            raise TaskError(FailureCode.INPUT_MISSING, "an input image is not there") from exc
+        except ObjectTooLarge as exc:
+            message = f"an input image has more than {self._max_bytes} bytes"
+            raise TaskError(FailureCode.INPUT_TOO_LARGE, message) from exc
+        return Source(content, hashlib.sha256(content).hexdigest())
+
+    def _locate(self, ref: str) -> tuple[str | None, str]:
+        if ref.startswith("https://"):
+            raise TaskError(FailureCode.INPUT_NOT_ALLOWED, "image URLs are switched off")
+        if not ref.startswith("s3://"):
+            return None, ref
+        try:
+            bucket, key = split_s3_url(ref)
+        except ValueError as exc:
+            raise TaskError(FailureCode.INVALID_TASK, "an s3:// URL has no bucket or key") from exc
+        if bucket != self._store.bucket and bucket not in self._allowed_buckets:
+            raise TaskError(FailureCode.INPUT_NOT_ALLOWED, "the bucket is not allowed")
+        return bucket, key
