@@ -59,7 +59,7 @@ install_with_pip() {
       die "python3 has no working venv module; on Debian and Ubuntu: apt install python3-venv, or install uv"
     }
   fi
-  pip=".venv/bin/python -m pip --disable-pip-version-check --quiet --no-warn-script-location"
+  pip=".venv/bin/python -m pip --disable-pip-version-check --quiet"
   $pip install --upgrade 'pip>=25.1'
   install_torch_with_pip
   say "installing the packages of requirements.txt"

@@ -83,7 +83,13 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
         },
     )
     app.steps["worker"].add(ServiceStep)
-    app.task(bind=True, name=TASK_NAME, throws=(TaskFailed, TaskExpired))(run)
+    app.task(
+        bind=True,
+        name=TASK_NAME,
+        throws=(TaskFailed, TaskExpired),
+        # Celery logs what a task returns; the model's text is not for logs.
+        resultrepr_maxsize=1,
+    )(run)
     return app
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from visionq_worker import __version__
 
 EXIT_USAGE = 2
 
+REPEATS_OUR_LINES = ("celery.app.trace", "celery.worker.strategy")
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -46,7 +48,7 @@ def main(context: click.Context, file: Path | None) -> None:
 def run(file: Path | None, /, source: str | None, device: str | None, **worker: Any) -> None:
     """Load the model, then consume until SIGTERM; running tasks are finished first."""
     settings = _settings(file, model={"source": source, "device": device}, worker=worker)
-    logging.basicConfig(level=settings.worker.log_level, format=LOG_FORMAT, stream=sys.stderr)
+    _set_up_logging(settings)
     from visionq_worker.app import build_app
 
     app = build_app(settings)
@@ -86,6 +88,15 @@ def check(
         else:
             click.echo(f"{'ok  ' if finding.is_ok else 'FAIL'} {finding.name}: {finding.text}")
     sys.exit(0 if is_all_well else 1)
+
+
+def _set_up_logging(settings: Settings) -> None:
+    logging.basicConfig(level=settings.worker.log_level, format=LOG_FORMAT, stream=sys.stderr)
+    if settings.worker.log_level != "DEBUG":
+        for name in REPEATS_OUR_LINES:
+            logging.getLogger(name).setLevel(logging.WARNING)
+    # Celery warns a root user of pickled messages; only JSON is accepted here.
+    warnings.filterwarnings("ignore", message=".*superuser privileges.*")
 
 
 def _settings(file: Path | None, **flags: dict[str, Any]) -> Settings:

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from time import monotonic, perf_counter, sleep
-from typing import TYPE_CHECKING, Any
 
 from visionq.contract import (
     CONTRACT_VERSION,
     Failure,
     FailureCode,
-    Provenance,
     Result,
     State,
     Task,
-    Timings,
-    Usage,
     dump_result,
 )
 from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
@@ -29,43 +24,20 @@ from visionq.kinds import Kind, find_kind
 from visionq.objects import ObjectStore
 from visionq.records import Attempt, Records
 
-from visionq_worker.engine.request import Completion, Engine, EngineError, Handle, Request
+from visionq_worker.engine.request import Engine, EngineError, Handle, Request
 from visionq_worker.errors import Postponed, TaskError
 from visionq_worker.images import ImageLimits, decode
-from visionq_worker.kinds import Prompt, render
+from visionq_worker.kinds import render
 from visionq_worker.model.errors import ImageShapeError, InputError
 from visionq_worker.outputs import parse
-from visionq_worker.sources import Source, Sources
+from visionq_worker.results import Maker, Run, answer, failure
+from visionq_worker.sources import Sources
 from visionq_worker.verdict import judge
-
-if TYPE_CHECKING:
-    from visionq_worker.model.processor import ModelInputs
 
 log = logging.getLogger(__name__)
 
 REPORT_TRIES = 12
 """How often a finished task is reported to a Redis that does not answer, `retry_seconds` apart."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Run:
-    """One attempt at one task, filled in step by step."""
-
-    task: Task
-    attempt: Attempt
-    started: float = field(default_factory=monotonic)
-    kind: Kind | None = None
-    prompt: Prompt | None = None
-    sources: tuple[Source, ...] = ()
-    inputs: ModelInputs | None = None
-    completion: Completion | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def is_overdue(self) -> bool:
-        """Whether the deadline has passed, by the clock of Redis and not of this machine."""
-        if self.task.deadline is None:
-            return False
-        return self.attempt.now + (monotonic() - self.started) > self.task.deadline
 
 
 class Executor:
@@ -91,8 +63,7 @@ class Executor:
         self._sources = sources
         self._kinds = kinds
         self._limits = limits
-        self._owner = owner
-        self._versions = dict(versions)
+        self._maker = Maker(engine=engine.info, versions=versions, worker=owner)
         self._progress_seconds = progress_seconds
         self._retry_seconds = retry_seconds
 
@@ -112,13 +83,13 @@ class Executor:
             self._generate(run)
             result = self._parse(run)
         except TaskError as error:
-            log.info("task %s cannot be answered: %s", task.id, error.code, exc_info=error)
-            result = self._failure(run, error)
+            log.info("task %s cannot be answered: %s (%r)", task.id, error.code, error.__cause__)
+            result = failure(run, self._maker, error)
         except StorageError as error:
             raise self._postponed(run, error) from error
         except Exception as error:  # the task boundary: whatever it is, it must not kill the worker
             log.exception("task %s failed for a reason nobody foresaw", task.id)
-            result = self._failure(run, _internal(error))
+            result = failure(run, self._maker, _internal(error))
         self._commit(run, result)
         return result
 
@@ -129,7 +100,7 @@ class Executor:
         if attempt.state.is_final:
             return attempt.state
         run = Run(task=stub, attempt=attempt)
-        result = self._failure(run, TaskError(FailureCode(error.code), str(error)))
+        result = failure(run, self._maker, TaskError(FailureCode(error.code), str(error)))
         self._commit(run, result)
         return result
 
@@ -137,7 +108,9 @@ class Executor:
         kind = self._kinds.get(task.kind)
         max_new_tokens = task.options.max_new_tokens or (kind.max_new_tokens if kind else 0)
         try:
-            return self._records.start(task, owner=self._owner, max_new_tokens=max_new_tokens)
+            return self._records.start(
+                task, owner=self._maker.worker, max_new_tokens=max_new_tokens
+            )
         except BrokerUnavailable as error:
             raise Postponed(str(error)) from error
 
@@ -235,63 +208,7 @@ class Executor:
         value = parse(text, kind.parser)
         reason = completion.finish_reason
         verdict = judge(text, value, finish_reason=reason, parser=kind.parser)
-        return self._result(
-            run, State.SUCCESS, text=text, value=value, finish_reason=reason, verdict=verdict
-        )
-
-    def _failure(self, run: Run, error: TaskError) -> Result:
-        states = {FailureCode.REVOKED: State.REVOKED, FailureCode.EXPIRED: State.EXPIRED}
-        state = states.get(error.code, State.FAILURE)
-        return self._result(run, state, failure=error.as_failure())
-
-    def _result(self, run: Run, state: State, **outcome: Any) -> Result:
-        completion = run.completion
-        return Result(
-            task_id=run.task.id,
-            kind=run.task.kind,
-            state=state,
-            finished_at=run.attempt.now + (monotonic() - run.started),
-            usage=self._usage(run),
-            timings=Timings(
-                queue_seconds=run.seconds.get("queue"),
-                fetch_seconds=run.seconds.get("fetch"),
-                prepare_seconds=run.seconds.get("prepare"),
-                prefill_seconds=completion.prefill_seconds if completion else None,
-                decode_seconds=completion.decode_seconds if completion else None,
-            ),
-            provenance=self._provenance(run),
-            tenant=run.task.tenant,
-            labels=run.task.labels,
-            **outcome,
-        )
-
-    def _usage(self, run: Run) -> Usage | None:
-        if run.inputs is None:
-            return None
-        return Usage(
-            prompt_tokens=run.inputs.num_tokens,
-            image_tokens=run.inputs.num_image_tokens,
-            completion_tokens=len(run.completion.token_ids) if run.completion else 0,
-        )
-
-    def _provenance(self, run: Run) -> Provenance:
-        info = self._engine.info
-        return Provenance(
-            input_digests=tuple(source.digest for source in run.sources),
-            kind_version=run.kind.version if run.kind else None,
-            kind_digest=run.kind.digest() if run.kind else None,
-            prompt_digest=run.prompt.digest() if run.prompt else None,
-            model=info.model,
-            model_revision=info.revision,
-            dtype=info.dtype,
-            device=info.device,
-            attention=info.attention,
-            seed=run.task.options.seed,
-            num_crops=run.prompt.num_crops if run.prompt else None,
-            versions=self._versions,
-            worker=self._owner,
-            attempt=run.attempt.number,
-        )
+        return answer(run, self._maker, text=text, value=value, verdict=verdict)
 
     def _commit(self, run: Run, result: Result) -> None:
         began = perf_counter()
@@ -324,32 +241,32 @@ class Executor:
 
     def _postponed(self, run: Run, error: StorageError) -> Postponed:
         log.warning("task %s goes back into the queue: %s", run.task.id, error)
-        failure = Failure(
+        reason = Failure(
             code=str(FailureCode.STORAGE_UNAVAILABLE),
             message="waiting for the object store",
             retryable=True,
         )
         try:
             self._records.move(
-                run.task.id, State.RETRY, fence=run.attempt.fence, **_failure_fields(failure)
+                run.task.id, State.RETRY, fence=run.attempt.fence, **_failure_fields(reason)
             )
         except BrokerUnavailable:
             log.warning("task %s: the record could not be set to RETRY", run.task.id)
         return Postponed(str(error))
 
 
-def _failure_fields(failure: Failure) -> dict[str, str]:
+def _failure_fields(reason: Failure) -> dict[str, str]:
     return {
-        "code": failure.code,
-        "message": failure.message,
-        "retryable": "1" if failure.retryable else "0",
+        "code": reason.code,
+        "message": reason.message,
+        "retryable": "1" if reason.retryable else "0",
     }
 
 
 def _internal(error: Exception) -> TaskError:
-    failure = TaskError(FailureCode.INTERNAL, "the worker failed on this task", retryable=True)
-    failure.__cause__ = error
-    return failure
+    unforeseen = TaskError(FailureCode.INTERNAL, "the worker failed on this task", retryable=True)
+    unforeseen.__cause__ = error
+    return unforeseen
 
 
 def _log_finished(run: Run, result: Result) -> None:

@@ -34,9 +34,13 @@ class Choice:
 
 def load_engine(settings: ModelSettings) -> Engine:
     """The engine, warmed up. Raises `StartError`. Takes seconds to minutes, and imports torch."""
+    from transformers.utils import logging as transformers_logging
+
     from visionq_worker.engine.reference import ReferenceEngine
     from visionq_worker.model.weights import load_model
 
+    # transformers would draw progress bars into the log.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     choice = choose(settings)
     began = perf_counter()
     try:

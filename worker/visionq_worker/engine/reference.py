@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -88,7 +88,8 @@ class ReferenceEngine:
         meter = _Meter(handle)
         started = perf_counter()
         with torch.inference_mode(), _seeded(request.seed, self._loaded.device):
-            output = self._loaded.model.generate(
+            # transformers types `self` as a protocol that its own models do not meet.
+            output = cast("Any", self._loaded.model).generate(
                 **self._tensors(request.inputs),
                 **_sampling(request),
                 max_new_tokens=request.max_new_tokens,
@@ -129,7 +130,7 @@ class _Meter(BaseStreamer):
         self._has_seen_prompt = False
         self.first_token_at: float | None = None
 
-    def put(self, value: Any) -> None:
+    def put(self, _value: Any) -> None:
         if not self._has_seen_prompt:
             self._has_seen_prompt = True
             return
@@ -146,7 +147,7 @@ class _Cancelled(StoppingCriteria):
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
         stop = self._handle.is_cancelled
         return torch.full((input_ids.shape[0],), stop, device=input_ids.device)
 

@@ -1,0 +1,135 @@
+"""One attempt at a task, and the result that becomes of it: pure data, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from visionq.contract import (
+    FailureCode,
+    Provenance,
+    Result,
+    State,
+    Task,
+    Timings,
+    Usage,
+    Verdict,
+)
+from visionq.kinds import Kind
+from visionq.records import Attempt
+
+from visionq_worker.engine.request import Completion, EngineInfo
+from visionq_worker.errors import TaskError
+from visionq_worker.kinds import Prompt
+from visionq_worker.sources import Source
+
+if TYPE_CHECKING:
+    from visionq_worker.model.processor import ModelInputs
+
+_END_STATES = {FailureCode.REVOKED: State.REVOKED, FailureCode.EXPIRED: State.EXPIRED}
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One attempt at one task, filled in step by step."""
+
+    task: Task
+    attempt: Attempt
+    started: float = field(default_factory=monotonic)
+    kind: Kind | None = None
+    prompt: Prompt | None = None
+    sources: tuple[Source, ...] = ()
+    inputs: ModelInputs | None = None
+    completion: Completion | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def now(self) -> float:
+        """Seconds since the epoch by the clock of Redis; this machine's may be wrong."""
+        return self.attempt.now + (monotonic() - self.started)
+
+    def is_overdue(self) -> bool:
+        """Whether the task's deadline has passed."""
+        return self.task.deadline is not None and self.now() > self.task.deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """What every result says of the worker that made it."""
+
+    engine: EngineInfo
+    versions: Mapping[str, str]
+    worker: str
+
+
+def answer(run: Run, maker: Maker, *, text: str, value: Any, verdict: Verdict) -> Result:
+    """The result of a run whose completion ended by itself."""
+    assert run.completion is not None
+    assert run.completion.finish_reason != "cancelled"
+    return _result(
+        run,
+        maker,
+        State.SUCCESS,
+        text=text,
+        value=value,
+        verdict=verdict,
+        finish_reason=run.completion.finish_reason,
+    )
+
+
+def failure(run: Run, maker: Maker, error: TaskError) -> Result:
+    """The result of a run that ended otherwise: FAILURE, REVOKED or EXPIRED."""
+    state = _END_STATES.get(error.code, State.FAILURE)
+    return _result(run, maker, state, failure=error.as_failure())
+
+
+def _result(run: Run, maker: Maker, state: State, **outcome: Any) -> Result:
+    completion = run.completion
+    return Result(
+        task_id=run.task.id,
+        kind=run.task.kind,
+        state=state,
+        finished_at=run.now(),
+        usage=_usage(run),
+        timings=Timings(
+            queue_seconds=run.seconds.get("queue"),
+            fetch_seconds=run.seconds.get("fetch"),
+            prepare_seconds=run.seconds.get("prepare"),
+            prefill_seconds=completion.prefill_seconds if completion else None,
+            decode_seconds=completion.decode_seconds if completion else None,
+        ),
+        provenance=_provenance(run, maker),
+        tenant=run.task.tenant,
+        labels=run.task.labels,
+        **outcome,
+    )
+
+
+def _usage(run: Run) -> Usage | None:
+    if run.inputs is None:
+        return None
+    return Usage(
+        prompt_tokens=run.inputs.num_tokens,
+        image_tokens=run.inputs.num_image_tokens,
+        completion_tokens=len(run.completion.token_ids) if run.completion else 0,
+    )
+
+
+def _provenance(run: Run, maker: Maker) -> Provenance:
+    return Provenance(
+        input_digests=tuple(source.digest for source in run.sources),
+        kind_version=run.kind.version if run.kind else None,
+        kind_digest=run.kind.digest() if run.kind else None,
+        prompt_digest=run.prompt.digest() if run.prompt else None,
+        model=maker.engine.model,
+        model_revision=maker.engine.revision,
+        dtype=maker.engine.dtype,
+        device=maker.engine.device,
+        attention=maker.engine.attention,
+        seed=run.task.options.seed,
+        num_crops=run.prompt.num_crops if run.prompt else None,
+        versions=dict(maker.versions),
+        worker=maker.worker,
+        attempt=run.attempt.number,
+    )
