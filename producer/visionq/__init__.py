@@ -1,7 +1,7 @@
 """visionq, the producer's side: image questions into the queue, answers out of the store.
 
-    client = visionq.Client.from_settings()
-    answer = client.ocr("cover.jpg", "Title and author?").result(timeout=60)
+client = visionq.Client.from_settings()
+answer = client.ocr("cover.jpg", "Title and author?").result(timeout=60)
 """
 
 from visionq.client import (

@@ -293,6 +293,10 @@ class Status:
     def is_done(self) -> bool:
         return self.state.is_final
 
+    @property
+    def is_known(self) -> bool:
+        return self.state is not State.UNKNOWN
+
 
 def dump(value: Any) -> dict[str, Any]:
     """A contract value as JSON-ready data, without the fields that have their default value."""

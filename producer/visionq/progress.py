@@ -1,0 +1,79 @@
+"""A task's progress on one line of a terminal, or as a line per change where there is none."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, TextIO
+
+from visionq.contract import State, Status
+from visionq.errors import WaitTimeout
+
+if TYPE_CHECKING:
+    from visionq.client import TaskHandle
+
+BAR_CHARS = 24
+LOOK_SECONDS = 0.2
+
+
+class ProgressLine:
+    """Draws the latest status over the one before. `label` tells several tasks apart."""
+
+    def __init__(self, stream: TextIO, label: str = "") -> None:
+        self._stream = stream
+        self._label = f"{label} " if label else ""
+        self._is_live = stream.isatty()
+        self._last_text = ""
+
+    def show(self, status: Status) -> None:
+        text = f"{self._label}{describe(status)}"
+        if text == self._last_text:
+            return
+        if self._is_live:
+            self._stream.write(f"\r{text.ljust(len(self._last_text))}")
+        else:
+            self._stream.write(f"{text}\n")
+        self._stream.flush()
+        self._last_text = text
+
+    def end(self) -> None:
+        if self._is_live and self._last_text:
+            self._stream.write("\n")
+            self._stream.flush()
+
+
+def follow(handle: TaskHandle, line: ProgressLine, timeout_seconds: float | None = None) -> Status:
+    """Wait for the task's end and show what happens until then.
+
+    Raises what `TaskHandle.wait` raises.
+    """
+    deadline = None if timeout_seconds is None else monotonic() + timeout_seconds
+    try:
+        while True:
+            left = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, deadline - monotonic())
+            try:
+                status = handle.wait(max(0.0, left))
+            except WaitTimeout:
+                if deadline is not None and monotonic() >= deadline:
+                    raise
+                line.show(handle.status())
+            else:
+                line.show(status)
+                return status
+    finally:
+        line.end()
+
+
+def describe(status: Status) -> str:
+    """The status in one line: state, bar, tokens, place in the queue."""
+    parts = [f"{status.state:<8}"]
+    if status.max_new_tokens and status.state in (State.STARTED, State.PROGRESS, State.SUCCESS):
+        filled = BAR_CHARS * min(status.generated_tokens, status.max_new_tokens)
+        full = BAR_CHARS if status.is_done else filled // status.max_new_tokens
+        parts.append(f"[{'#' * full}{'.' * (BAR_CHARS - full)}]")
+        parts.append(f"{status.generated_tokens} of at most {status.max_new_tokens} tokens")
+    if status.position is not None:
+        before = status.position
+        parts.append("next in the queue" if before == 0 else f"{before} before it in the queue")
+    if status.failure is not None:
+        parts.append(f"{status.failure.code}: {status.failure.message}")
+    return " ".join(parts)

@@ -1,0 +1,106 @@
+"""The whole service on one machine and in one terminal: servers first, then workers.
+
+Workers are other processes of another distribution; nothing of theirs is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from visionq.errors import VisionqError
+from visionq.local import LocalServers, LocalUrls
+
+STOP_SECONDS = 60.0
+"""What a worker gets to finish its tasks once it was asked to stop."""
+
+
+class WorkerMissing(VisionqError):
+    """There is no `visionq-worker` beside this Python: pip install visionq-worker."""
+
+
+class WorkerEnded(VisionqError):
+    """A worker has ended by itself."""
+
+
+def default_state_folder() -> Path:
+    """Where `visionq up` keeps its data, and where other commands find its servers."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "visionq"
+
+
+@contextmanager
+def running_service(
+    state_folder: Path, *, num_workers: int = 1, worker_flags: Sequence[str] = ()
+) -> Iterator[Service]:
+    """Servers and workers, started in that order and stopped in reverse."""
+    with ExitStack() as stack:
+        urls = stack.enter_context(LocalServers(state_folder)).urls
+        workers = [
+            stack.enter_context(_running_worker(urls, worker_flags)) for _ in range(num_workers)
+        ]
+        yield Service(urls, workers)
+
+
+class Service:
+    """A running service: where it listens, and its workers."""
+
+    def __init__(self, urls: LocalUrls, workers: Sequence[subprocess.Popen[bytes]]) -> None:
+        self.urls = urls
+        self._workers = workers
+
+    def check(self) -> None:
+        """Raise `WorkerEnded` when a worker is gone."""
+        for worker in self._workers:
+            if worker.poll() is not None:
+                raise WorkerEnded(f"a worker has ended with exit code {worker.returncode}")
+
+
+def settings_environment(urls: LocalUrls) -> dict[str, str]:
+    """The environment that points every visionq command at these servers."""
+    return {
+        "VISIONQ_BROKER__URL": urls.broker_url,
+        "VISIONQ_STORAGE__ENDPOINT_URL": urls.s3_endpoint,
+        "VISIONQ_STORAGE__REGION": urls.s3_region,
+        "VISIONQ_STORAGE__ACCESS_KEY": urls.s3_access_key,
+        "VISIONQ_STORAGE__SECRET_KEY": urls.s3_secret_key,
+        "VISIONQ_STORAGE__BUCKET": urls.s3_bucket,
+    }
+
+
+@contextmanager
+def _running_worker(urls: LocalUrls, flags: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    worker = subprocess.Popen(  # noqa: S603  # our own command
+        [_find_worker(), "run", *flags],
+        env=os.environ | settings_environment(urls),
+        # Ctrl-C in the terminal is for us: we stop the worker before its servers.
+        start_new_session=True,
+    )
+    try:
+        yield worker
+    finally:
+        _stop(worker)
+
+
+def _stop(worker: subprocess.Popen[bytes]) -> None:
+    if worker.poll() is None:
+        worker.send_signal(signal.SIGTERM)
+    try:
+        worker.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+
+
+def _find_worker() -> str:
+    beside = Path(sys.executable).with_name("visionq-worker")
+    found = str(beside) if beside.exists() else shutil.which("visionq-worker")
+    if found is None:
+        raise WorkerMissing
+    return found
