@@ -1,4 +1,4 @@
-"""Real servers for every test that talks to one: an embedded Valkey and an S3 server, once a run."""
+"""Real servers for every test that talks to one: a Valkey and an S3 server, started once a run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import redis
+
+from tests.support.workers import environment, running_worker
 from visionq import Client, StoreAddress
 from visionq.local import LocalServers, LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records, connect
-
-from tests.support.workers import environment, running_worker
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -108,7 +108,7 @@ def _service_worker(urls: LocalUrls, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def service(urls: LocalUrls, address: StoreAddress, _service_worker: None) -> Iterator[Client]:
-    """A client of the whole service: one worker process with the tiny model, shared by all tests."""
+    """A client of the whole service: one worker process with the tiny model, shared."""
     with Client(urls.broker_url, address, namespace=SERVICE_NAMESPACE) as opened:
         yield opened
 

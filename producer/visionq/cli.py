@@ -69,25 +69,15 @@ class Session:
         """For the servers of `visionq up` when they run and nothing else was named."""
         return Client.from_settings(load_settings(self._file, **self._local_flags()))
 
-    def _local_flags(self) -> dict[str, dict[str, Any]]:
+    def _local_flags(self) -> dict[str, dict[str, str]]:
         from visionq.local import read_urls
+        from visionq.up import settings_flags
 
         is_elsewhere = self._file or os.environ.get(FILE_VARIABLE)
         if not self._is_local_wanted and (is_elsewhere or "VISIONQ_BROKER__URL" in os.environ):
             return {}
         urls = read_urls(self.state_folder)
-        if urls is None:
-            return {}
-        return {
-            "broker": {"url": urls.broker_url},
-            "storage": {
-                "endpoint_url": urls.s3_endpoint,
-                "region": urls.s3_region,
-                "access_key": urls.s3_access_key,
-                "secret_key": urls.s3_secret_key,
-                "bucket": urls.s3_bucket,
-            },
-        }
+        return {} if urls is None else settings_flags(urls)
 
 
 def _reported(command: Callable[P, R]) -> Callable[P, R]:

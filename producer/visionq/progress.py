@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
@@ -41,10 +42,16 @@ class ProgressLine:
             self._stream.flush()
 
 
-def follow(handle: TaskHandle, line: ProgressLine, timeout_seconds: float | None = None) -> Status:
+def follow(
+    handle: TaskHandle,
+    line: ProgressLine,
+    timeout_seconds: float | None = None,
+    *,
+    check: Callable[[], None] | None = None,
+) -> Status:
     """Wait for the task's end and show what happens until then.
 
-    Raises what `TaskHandle.wait` raises.
+    Raises what `TaskHandle.wait` raises, and what `check` raises, which is called in between.
     """
     deadline = None if timeout_seconds is None else monotonic() + timeout_seconds
     try:
@@ -56,6 +63,8 @@ def follow(handle: TaskHandle, line: ProgressLine, timeout_seconds: float | None
                 if deadline is not None and monotonic() >= deadline:
                     raise
                 line.show(handle.status())
+                if check is not None:
+                    check()
             else:
                 line.show(status)
                 return status

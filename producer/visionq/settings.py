@@ -128,7 +128,7 @@ class Settings(BaseSettings):
         return merged
 
 
-def load_settings(path: Path | str | None = None, **flags: Mapping[str, Any]) -> Settings:
+def load_settings(path: Path | str | None = None, /, **flags: Mapping[str, Any]) -> Settings:
     """The settings of file, environment and flags, the later winning key by key.
 
     `flags` are sections: `load_settings(broker={"url": ...})`; a value of None is unset. Raises

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from visionq.errors import VisionqError
 from visionq.local import LocalServers, LocalUrls
@@ -37,13 +38,22 @@ def default_state_folder() -> Path:
 
 @contextmanager
 def running_service(
-    state_folder: Path, *, num_workers: int = 1, worker_flags: Sequence[str] = ()
+    state_folder: Path,
+    *,
+    num_workers: int = 1,
+    worker_flags: Sequence[str] = (),
+    worker_log: Path | None = None,
 ) -> Iterator[Service]:
-    """Servers and workers, started in that order and stopped in reverse."""
+    """Servers and workers, started in that order and stopped in reverse.
+
+    Workers write to `worker_log`, or to this terminal.
+    """
     with ExitStack() as stack:
         urls = stack.enter_context(LocalServers(state_folder)).urls
+        log = stack.enter_context(worker_log.open("wb")) if worker_log else None
         workers = [
-            stack.enter_context(_running_worker(urls, worker_flags)) for _ in range(num_workers)
+            stack.enter_context(_running_worker(urls, worker_flags, log))
+            for _ in range(num_workers)
         ]
         yield Service(urls, workers)
 
@@ -62,23 +72,38 @@ class Service:
                 raise WorkerEnded(f"a worker has ended with exit code {worker.returncode}")
 
 
-def settings_environment(urls: LocalUrls) -> dict[str, str]:
-    """The environment that points every visionq command at these servers."""
+def settings_flags(urls: LocalUrls) -> dict[str, dict[str, str]]:
+    """The settings that point a visionq program at these servers, for `load_settings`."""
     return {
-        "VISIONQ_BROKER__URL": urls.broker_url,
-        "VISIONQ_STORAGE__ENDPOINT_URL": urls.s3_endpoint,
-        "VISIONQ_STORAGE__REGION": urls.s3_region,
-        "VISIONQ_STORAGE__ACCESS_KEY": urls.s3_access_key,
-        "VISIONQ_STORAGE__SECRET_KEY": urls.s3_secret_key,
-        "VISIONQ_STORAGE__BUCKET": urls.s3_bucket,
+        "broker": {"url": urls.broker_url},
+        "storage": {
+            "endpoint_url": urls.s3_endpoint,
+            "region": urls.s3_region,
+            "access_key": urls.s3_access_key,
+            "secret_key": urls.s3_secret_key,
+            "bucket": urls.s3_bucket,
+        },
+    }
+
+
+def settings_environment(urls: LocalUrls) -> dict[str, str]:
+    """The same settings as environment variables, for another process."""
+    return {
+        f"VISIONQ_{section}__{key}".upper(): value
+        for section, values in settings_flags(urls).items()
+        for key, value in values.items()
     }
 
 
 @contextmanager
-def _running_worker(urls: LocalUrls, flags: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _running_worker(
+    urls: LocalUrls, flags: Sequence[str], log: IO[bytes] | None
+) -> Iterator[subprocess.Popen[bytes]]:
     worker = subprocess.Popen(  # noqa: S603  # our own command
         [_find_worker(), "run", *flags],
         env=os.environ | settings_environment(urls),
+        stdout=log,
+        stderr=log,
         # Ctrl-C in the terminal is for us: we stop the worker before its servers.
         start_new_session=True,
     )

@@ -12,6 +12,7 @@ from time import perf_counter
 
 import torch
 from PIL.Image import Image
+
 from visionq_worker.engine.request import Completion, EngineError, EngineInfo, Handle, Request
 from visionq_worker.model.processor import ModelInputs
 

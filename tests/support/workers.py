@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from visionq.local import LocalUrls
-
 from tests.support.waiting import wait_until
+from visionq.local import LocalUrls
+from visionq.up import settings_environment
 
 BIN = Path(sys.executable).parent
 READY_SECONDS = 60.0
@@ -22,12 +22,8 @@ def environment(urls: LocalUrls, namespace: str, **more: str) -> dict[str, str]:
     """The environment that points the commands at the test servers; `more` are VISIONQ_ keys."""
     inherited = {name: value for name, value in os.environ.items() if name[:8] != "VISIONQ_"}
     return inherited | {
-        "VISIONQ_BROKER__URL": urls.broker_url,
+        **settings_environment(urls),
         "VISIONQ_BROKER__NAMESPACE": namespace,
-        "VISIONQ_STORAGE__ENDPOINT_URL": urls.s3_endpoint,
-        "VISIONQ_STORAGE__ACCESS_KEY": urls.s3_access_key,
-        "VISIONQ_STORAGE__SECRET_KEY": urls.s3_secret_key,
-        "VISIONQ_STORAGE__BUCKET": urls.s3_bucket,
         "VISIONQ_MODEL__SOURCE": "tiny",
         "VISIONQ_MODEL__DEVICE": "cpu",
         "VISIONQ_WORKER__PROGRESS_SECONDS": "0.1",

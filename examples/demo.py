@@ -1,0 +1,119 @@
+"""Three image questions through the whole service on this machine, then everything is stopped.
+
+Starts Valkey, an S3 server and one worker, submits the pictures of this folder, shows the tasks
+move, prints the answers. With `--model tiny` the weights are random and the text is noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from visionq import Client, Result, TaskHandle
+from visionq.errors import VisionqError
+from visionq.progress import ProgressLine, follow
+from visionq.settings import load_settings
+from visionq.up import Service, running_service, settings_flags
+
+HERE = Path(__file__).parent
+STATE_FOLDER = HERE.parent / ".state" / "demo"
+NOISE_TOKENS = 60
+"""Enough of a random model's answer to see that it is one."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One of the demo's questions."""
+
+    title: str
+    kind: str
+    pictures: tuple[str, ...]
+    question: str
+
+
+JOBS = (
+    Job(
+        "Introduce a stock from its revenue chart",
+        "analyze",
+        ("stock_chart.png",),
+        "Could you please introduce this stock to me?",
+    ),
+    Job(
+        "Title and author of a book",
+        "ocr",
+        ("book_cover.jpg",),
+        "Help me get the title and author information of this book?",
+    ),
+    Job(
+        "What differs between two pictures",
+        "compare",
+        ("shelf_before.png", "shelf_after.png"),
+        "What is difference in this two images?",
+    ),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny", help="hub id or folder; tiny: random weights")
+    model = parser.parse_args().model
+    STATE_FOLDER.mkdir(parents=True, exist_ok=True)
+    log = STATE_FOLDER / "worker.log"
+    try:
+        with running_service(
+            STATE_FOLDER, worker_flags=[f"--model={model}"], worker_log=log
+        ) as service:
+            show_all(service, is_noise=model == "tiny")
+    except VisionqError as error:
+        print(f"demo: {error}\n\nThe worker's last lines ({log}):", file=sys.stderr)
+        print("\n".join(log.read_text().splitlines()[-5:]), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    print("Everything is stopped; the results stay under .state/demo/s3.")
+    return 0
+
+
+def show_all(service: Service, *, is_noise: bool) -> None:
+    urls = service.urls
+    print(f"Valkey at {urls.broker_address}, S3 at {urls.s3_endpoint}, one worker starting.")
+    if is_noise:
+        print("The model has random weights: the way is real, the text is noise.")
+    with Client.from_settings(load_settings(**settings_flags(urls))) as client:
+        limit = NOISE_TOKENS if is_noise else None
+        handles = [submit(client, job, limit) for job in JOBS]
+        for job, handle in zip(JOBS, handles, strict=True):
+            print(f"\n{job.title}: {', '.join(job.pictures)}\n  {job.question}")
+            follow(handle, ProgressLine(sys.stdout, "  "), check=service.check)
+            show(handle.result(0), handle)
+
+
+def submit(client: Client, job: Job, limit: int | None) -> TaskHandle:
+    pictures = [HERE / "pictures" / name for name in job.pictures]
+    return client.submit(job.kind, pictures, job.question, max_new_tokens=limit)
+
+
+def show(result: Result, handle: TaskHandle) -> None:
+    seconds = result.timings
+    assert result.usage is not None
+    assert result.verdict is not None
+    print(f"  > {result.text}")
+    reasons = ", ".join(result.verdict.reasons)
+    print(f"  verdict: {result.verdict.outcome}{f' ({reasons})' if reasons else ''}")
+    print(
+        f"  queue {seconds.queue_seconds:.2f} s, fetch {seconds.fetch_seconds:.3f} s, "
+        f"prepare {seconds.prepare_seconds:.3f} s, prefill {seconds.prefill_seconds:.2f} s, "
+        f"decode {seconds.decode_seconds:.2f} s"
+    )
+    print(
+        f"  {result.usage.prompt_tokens} prompt tokens ({result.usage.image_tokens} of images), "
+        f"{result.usage.completion_tokens} generated"
+    )
+    print(f"  stored as s3://visionq/{handle.result_key}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
