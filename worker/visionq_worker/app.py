@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery, Task, bootsteps
 from celery.exceptions import Ignore, Reject
 from kombu import Queue
+
 from visionq.contract import Lane, Result, State, is_task_id, read_task
 from visionq.errors import InvalidTask, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names
 from visionq.settings import Settings, load_settings
-
 from visionq_worker.errors import Postponed, StartError
 from visionq_worker.loading import load_engine
 from visionq_worker.service import Service

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from visionq.errors import StorageError
 from visionq.settings import Settings
-
 from visionq_worker.errors import StartError
 from visionq_worker.loading import choose
 from visionq_worker.model.errors import ModelError

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from visionq.errors import SettingsError
 from visionq.settings import Settings, load_settings
-
 from visionq_worker import __version__
 
 EXIT_USAGE = 2

@@ -23,7 +23,6 @@ from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
 from visionq.kinds import Kind, find_kind
 from visionq.objects import ObjectStore
 from visionq.records import Attempt, Records
-
 from visionq_worker.engine.request import Engine, EngineError, Handle, Request
 from visionq_worker.errors import Postponed, TaskError
 from visionq_worker.images import ImageLimits, decode

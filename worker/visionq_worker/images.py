@@ -8,8 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps, UnidentifiedImageError
-from visionq.contract import FailureCode
 
+from visionq.contract import FailureCode
 from visionq_worker.errors import TaskError
 
 WHITE = (255, 255, 255)

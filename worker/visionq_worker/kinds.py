@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from visionq.contract import FailureCode, Task
 from visionq.kinds import Kind
-
 from visionq_worker.errors import TaskError
 
 CROPS_FOR_ONE_IMAGE = 16

@@ -10,7 +10,6 @@ from pathlib import Path
 from time import perf_counter
 
 from visionq.settings import ModelSettings
-
 from visionq_worker.engine.request import Engine
 from visionq_worker.errors import StartError
 from visionq_worker.model.errors import ModelError

@@ -19,7 +19,6 @@ from visionq.contract import (
 )
 from visionq.kinds import Kind
 from visionq.records import Attempt
-
 from visionq_worker.engine.request import Completion, EngineInfo
 from visionq_worker.errors import TaskError
 from visionq_worker.kinds import Prompt

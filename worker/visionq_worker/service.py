@@ -13,7 +13,6 @@ from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records, connect
 from visionq.settings import Settings
-
 from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
 from visionq_worker.images import ImageLimits

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from visionq.contract import FailureCode, ImageRef
 from visionq.errors import ObjectMissing, ObjectTooLarge
 from visionq.objects import ObjectStore, split_s3_url
-
 from visionq_worker.errors import TaskError
 
 
