@@ -1,0 +1,69 @@
+"""Image to pixel values, exactly as the model's published image processor computes them.
+
+PIL and torch only, no torchvision. Two stages, so that the second may run on the accelerator:
+`pad_image` gives uint8 on the CPU, `normalised_views` gives float views on its tensor's device.
+Left out: decoding, size limits and EXIF rotation come before this file.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional
+
+from visionq_worker.model.geometry import TILE_PX, resized_size
+
+CHANNEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
+CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
+WHITE = 255
+
+
+def pad_image(image: Image.Image, num_crops: int) -> NDArray[np.uint8]:
+    """The image resized and padded with white: (H, W, 3), H and W multiples of 336.
+
+    Raises ImageShapeError.
+    """
+    width, height = resized_size(image.width, image.height, num_crops)
+    rgb = image.convert("RGB")
+    if image.width < image.height:
+        # PIL rounds to bytes between its two passes: a portrait image must be resized lying down.
+        lying = _resize_and_pad(rgb.transpose(Image.Transpose.TRANSPOSE), height, width)
+        return np.ascontiguousarray(lying.transpose(1, 0, 2))  # (H, W, 3)
+    return _resize_and_pad(rgb, width, height)
+
+
+def normalised_views(padded: torch.Tensor) -> torch.Tensor:
+    """Global view, then tiles row by row, of one padded uint8 image (H, W, 3).
+
+    (1 + tiles, 3, 336, 336) float32 on the same device. The global view is made from the normalised
+    and padded pixels (bicubic, not antialiased), not from the image.
+    """
+    mean = torch.tensor(CHANNEL_MEAN, device=padded.device).view(3, 1, 1)
+    std = torch.tensor(CHANNEL_STD, device=padded.device).view(3, 1, 1)
+    pixels = padded.permute(2, 0, 1).contiguous().float().div(255).sub(mean).div(std)  # (3, H, W)
+    overview = functional.interpolate(pixels[None], size=(TILE_PX, TILE_PX), mode="bicubic")
+    rows, columns = pixels.shape[1] // TILE_PX, pixels.shape[2] // TILE_PX
+    tiles = pixels.view(3, rows, TILE_PX, columns, TILE_PX).permute(1, 3, 0, 2, 4)
+    tiles = tiles.reshape(-1, 3, TILE_PX, TILE_PX)  # (rows * columns, 3, 336, 336), row by row
+    return torch.cat([overview, tiles])
+
+
+def pixel_values(image: Image.Image, num_crops: int) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Views of one image, zero-padded to (num_crops + 1, 3, 336, 336), and its padded (H, W).
+
+    Raises ImageShapeError.
+    """
+    padded = pad_image(image, num_crops)
+    views = normalised_views(torch.from_numpy(padded))
+    empty = views.new_zeros(num_crops + 1 - len(views), *views.shape[1:])
+    return torch.cat([views, empty]), (padded.shape[0], padded.shape[1])
+
+
+def _resize_and_pad(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
+    """A lying image resized to width x height, its height padded evenly: (H, width, 3)."""
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    gap = math.ceil(height / TILE_PX) * TILE_PX - height
+    top = gap // 2
+    return np.pad(resized, ((top, gap - top), (0, 0), (0, 0)), constant_values=WHITE)

@@ -1,0 +1,174 @@
+"""Prompt and images to what the model takes, and token ids back to text.
+
+One prompt at a time, as the published processor does it, except for one fault of that: it fills
+placeholders in the order of the images, whatever their tags say. Here a tag means the image of its
+number, so tags may come in any order and may repeat. Left out: chat templates (a prompt arrives
+rendered) and everything about pixels (`pixels`).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+
+from visionq_worker.model.checkpoint import DESCRIPTIONS, find_checkpoint
+from visionq_worker.model.config import Phi3VConfig
+from visionq_worker.model.errors import ModelLoadError, PromptError
+from visionq_worker.model.geometry import num_image_tokens
+from visionq_worker.model.pixels import pixel_values
+
+IMAGE_TAG = re.compile(r"<\|image_([0-9]{1,6})\|>")  # longer numbers are no tags, but text
+HUB_NUM_CROPS = 16  # Phi-3's published default; Phi-3.5's file says 4
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One prompt, ready for the model. Image rows are in the order of the prompt's tags."""
+
+    input_ids: torch.Tensor  # (1, tokens) int64
+    pixel_values: torch.Tensor | None  # (rows, num_crops + 1, 3, 336, 336) float32
+    image_sizes: torch.Tensor | None  # (rows, 2) int64: padded height, width
+    num_image_tokens: int
+    image_order: tuple[int, ...]  # per row, which of the given images it shows (from 0)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the prompt, placeholders included."""
+        return self.input_ids.shape[1]
+
+
+class Phi3VProcessor:
+    """Tokenizer and image processor of one checkpoint. Stateless after construction: any thread."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        image_token_id: int,
+        stop_token_ids: Iterable[int],
+        default_num_crops: int = HUB_NUM_CROPS,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.image_token_id = image_token_id
+        self.stop_token_ids = frozenset(stop_token_ids)
+        self.default_num_crops = default_num_crops
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, revision: str | None = None, **_: object) -> Self:
+        """The processor of a checkpoint folder, or of a hub id; raises ModelLoadError.
+
+        Other keywords are accepted and ignored, because AutoProcessor passes its own.
+        """
+        folder = find_checkpoint(str(path), revision, DESCRIPTIONS).folder
+        config = _read_config(folder)
+        tokenizer = _read_tokenizer(folder)
+        if tokenizer.id_to_token(config.image_token_id) is None:
+            raise ModelLoadError(
+                f"{folder}: tokenizer.json has no token {config.image_token_id}, "
+                "the image_token_id of config.json: take both files from one checkpoint"
+            )
+        return cls(
+            tokenizer,
+            image_token_id=config.image_token_id,
+            stop_token_ids=config.stop_token_ids,
+            default_num_crops=_read_num_crops(folder),
+        )
+
+    def __call__(self, prompt: str, images: Sequence[Image.Image], num_crops: int) -> ModelInputs:
+        """Ids and pixels of a prompt with `<|image_1|>` ... tags; raises an InputError."""
+        order = image_order(prompt, len(images))
+        texts, runs = self._pieces(prompt, [image.size for image in images], num_crops)
+        ids = texts[0]
+        for run, text in zip(runs, texts[1:], strict=True):
+            ids = ids + [self.image_token_id] * run + text
+        views = [pixel_values(image, num_crops) for image in images]
+        rows = [views[index] for index in order]
+        return ModelInputs(
+            input_ids=torch.tensor([ids], dtype=torch.long),
+            pixel_values=torch.stack([tiles for tiles, _ in rows]) if rows else None,
+            image_sizes=torch.tensor([size for _, size in rows]) if rows else None,
+            num_image_tokens=sum(runs),
+            image_order=order,
+        )
+
+    def num_prompt_tokens(
+        self, prompt: str, sizes: Sequence[tuple[int, int]], num_crops: int
+    ) -> int:
+        """Length of the prompt for images of these (width, height); raises an InputError."""
+        texts, runs = self._pieces(prompt, sizes, num_crops)
+        return sum(len(text) for text in texts) + sum(runs)
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """Text of generated ids, special tokens left out."""
+        # The tokenizer does not count </s> among its special tokens, so stop ids go first.
+        text_ids = [token for token in token_ids if token not in self.stop_token_ids]
+        return self.tokenizer.decode(text_ids, skip_special_tokens=True)
+
+    def _pieces(
+        self, prompt: str, sizes: Sequence[tuple[int, int]], num_crops: int
+    ) -> tuple[list[list[int]], list[int]]:
+        """Ids of each text around the tags, and per tag the length of its run of placeholders.
+
+        Each text is tokenised on its own, so each gets its own `<s>`: odd, but it is what the model
+        was served with.
+        """
+        order = image_order(prompt, len(sizes))
+        texts = [self._text_ids(text) for text in IMAGE_TAG.split(prompt)[::2]]
+        costs = [num_image_tokens(width, height, num_crops) for width, height in sizes]
+        return texts, [costs[index] for index in order]
+
+    def _text_ids(self, text: str) -> list[int]:
+        ids = self.tokenizer.encode(text).ids
+        if self.image_token_id in ids:
+            raise PromptError("the prompt contains the image placeholder token itself")
+        return ids
+
+
+def image_order(prompt: str, num_images: int) -> tuple[int, ...]:
+    """Per tag in the prompt, the index of its image (from 0).
+
+    Raises PromptError unless the tags name each image, and no other, at least once.
+    """
+    named = [int(number) for number in IMAGE_TAG.findall(prompt)]
+    if 0 in named:
+        raise PromptError("image tags are numbered from 1: <|image_1|>")
+    for number in range(1, num_images + 1):
+        if number not in named:
+            raise PromptError(f"{num_images} images were given, but no tag names image {number}")
+    if max(named, default=0) > num_images:
+        raise PromptError(f"a tag names image {max(named)}, but {num_images} images were given")
+    return tuple(number - 1 for number in named)
+
+
+def _read_config(folder: Path) -> Phi3VConfig:
+    file = folder / "config.json"
+    try:
+        model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+        config = Phi3VConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelLoadError(f"{file} is missing or damaged: fetch it again") from error
+    if model_type != Phi3VConfig.model_type:
+        raise ModelLoadError(f"{file}: model_type is {model_type!r}: give a phi3_v checkpoint")
+    return config
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more precise
+        raise ModelLoadError(f"{file} is missing or damaged: fetch it again") from error
+
+
+def _read_num_crops(folder: Path) -> int:
+    file = folder / "preprocessor_config.json"
+    try:
+        return int(json.loads(file.read_text(encoding="utf-8")).get("num_crops", HUB_NUM_CROPS))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelLoadError(f"{file} is missing or damaged: fetch it again") from error
