@@ -125,9 +125,9 @@ class _TaskBuilder:
             question=question,
             options=_options(options),
             lane=_lane(lane),
-            deadline=None if expires_in_seconds is None else time() + expires_in_seconds,
+            deadline=_deadline(expires_in_seconds),
             tenant=tenant,
-            labels=dict(labels or {}),
+            labels=_labels(labels),
         )
         check_size(task)
         return task
@@ -496,6 +496,8 @@ def _checked_id(task_id: str) -> str:
 def _task_id(tenant: str, idempotency_key: str | None) -> str:
     if idempotency_key is None:
         return str(uuid.uuid4())
+    if not idempotency_key:
+        raise InvalidTask("an idempotency_key may not be empty: all such tasks would be one")
     return str(uuid.uuid5(ID_NAMESPACE, f"{tenant}\0{idempotency_key}"))
 
 
@@ -504,6 +506,20 @@ def _lane(lane: Lane | str) -> Lane:
         return Lane(lane)
     except ValueError:
         raise InvalidTask(f"no lane {lane!r}; there are {', '.join(Lane)}") from None
+
+
+def _deadline(expires_in_seconds: object) -> float | None:
+    if expires_in_seconds is None:
+        return None
+    if not isinstance(expires_in_seconds, int | float):
+        raise InvalidTask("expires_in_seconds must be a number")
+    return time() + expires_in_seconds
+
+
+def _labels(given: object) -> dict[str, str]:
+    if not isinstance(given, Mapping | None):
+        raise InvalidTask("labels must be a mapping")
+    return dict(given or {})
 
 
 def _options(given: dict[str, Any]) -> Options:

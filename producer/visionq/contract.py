@@ -36,7 +36,9 @@ MAX_TASK_BYTES = 64 * 1024
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _TENANT = re.compile(r"[a-z0-9-]{1,40}")
-_REFERENCE = re.compile(r"(?:s3://|https://)?[^\s/][^\s]{0,1000}")
+# A key holds no "://": a scheme that is not ours would otherwise pass for one.
+_REFERENCE = re.compile(r"(?:s3://[^\s/]+/|https://|(?!\S*://))[^\s/]\S{0,1000}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
 
 
@@ -110,7 +112,7 @@ class ImageRef:
 
     def __post_init__(self) -> None:
         _require(
-            isinstance(self.ref, str) and _REFERENCE.fullmatch(self.ref) is not None,
+            _is_text(self.ref) and _REFERENCE.fullmatch(self.ref) is not None,
             f"image reference {str(self.ref)[:80]!r} is no key, s3:// or https:// URL",
         )
         _require(".." not in self.ref.split("/"), "an image reference may not contain '..'")
@@ -162,7 +164,7 @@ class Task:
         _require_match("tenant", _TENANT, self.tenant)
         _require(len(self.images) <= MAX_IMAGES, f"more than {MAX_IMAGES} images")
         if self.question is not None:
-            _require(isinstance(self.question, str), "question must be a string")
+            _require(_is_text(self.question), "question must be a string of whole characters")
             _require(
                 len(self.question) <= MAX_QUESTION_CHARS,
                 f"the question is longer than {MAX_QUESTION_CHARS} characters",
@@ -330,7 +332,11 @@ def read_task(data: object, *, task_id: str | None = None) -> Task:
 
 def read_result(content: bytes) -> Result:
     """The result object's bytes as a `Result`. Raises `InvalidTask` when they are none."""
-    return _validated(Result, json.loads(content))
+    try:
+        data = json.loads(content)
+    except ValueError as exc:
+        raise InvalidTask(f"the result is not JSON: {exc}") from exc
+    return _validated(Result, data)
 
 
 T = TypeVar("T")
@@ -367,6 +373,11 @@ def _require(condition: bool, message: str) -> None:
         raise InvalidTask(message)
 
 
+def _is_text(value: object) -> bool:
+    """Whether `value` is a string that UTF-8 can hold: half a surrogate pair it cannot."""
+    return isinstance(value, str) and _SURROGATE.search(value) is None
+
+
 def _require_match(name: str, pattern: re.Pattern[str], value: object) -> None:
     _require(
         isinstance(value, str) and pattern.fullmatch(value) is not None,
@@ -391,8 +402,10 @@ def _require_labels(labels: object) -> None:
     assert isinstance(labels, dict)
     _require(len(labels) <= MAX_LABELS, f"more than {MAX_LABELS} labels")
     for key, value in labels.items():
-        is_text = isinstance(key, str) and isinstance(value, str)
         _require(
-            is_text and len(key) <= MAX_LABEL_CHARS and len(value) <= MAX_LABEL_CHARS,
+            _is_text(key)
+            and _is_text(value)
+            and len(key) <= MAX_LABEL_CHARS
+            and len(value) <= MAX_LABEL_CHARS,
             f"labels are strings of up to {MAX_LABEL_CHARS} characters",
         )

@@ -8,7 +8,7 @@ is judged by the worker: decoding images is not a web process's work.
 from __future__ import annotations
 
 import base64
-import binascii
+import inspect
 import io
 import os
 from pathlib import Path
@@ -79,7 +79,7 @@ def _decode_data_uri(uri: str) -> bytes:
         raise InvalidImage("a data URI must be base64 encoded")
     try:
         return base64.b64decode(payload, validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:
         raise InvalidImage("the data URI is not valid base64") from exc
 
 
@@ -88,9 +88,13 @@ def _read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as exc:
         raise InvalidImage(f"cannot read {path}: {exc.strerror}") from exc
+    except ValueError as exc:  # a null character
+        raise InvalidImage(f"cannot read {str(path)!r}: {exc}") from exc
 
 
 def _read_stream(stream: Any) -> bytes:
+    if inspect.iscoroutinefunction(stream.read):
+        raise InvalidImage("an object whose read() is awaited needs the AsyncClient")
     content = stream.read()
     if not isinstance(content, bytes):
         raise InvalidImage("the file object must be opened in binary mode")
@@ -98,7 +102,14 @@ def _read_stream(stream: Any) -> bytes:
 
 
 def _encode_pillow(image: Image) -> bytes:
-    """A PIL image as PNG: nothing is lost, and equal pixels give equal bytes."""
+    """A PIL image as PNG: nothing is lost, and equal pixels give equal bytes.
+
+    Only the colours of print and video (CMYK, YCbCr), which PNG cannot hold, become RGB.
+    """
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    try:
+        plain = image.convert("RGB") if image.mode in ("CMYK", "YCbCr") else image
+        plain.save(buffer, format="PNG")
+    except (OSError, SyntaxError, ValueError, SystemError) as exc:
+        raise InvalidImage(f"the PIL image cannot be written as PNG: {exc}") from exc
     return buffer.getvalue()

@@ -7,15 +7,25 @@ or a bad value stops the program at start and names the key. Nothing is read at 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -34,6 +44,18 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
+def _from_json(value: Any) -> Any:
+    """A list in the environment is JSON. What is none is left to be refused by its key's name."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+# NoDecode: pydantic-settings would name the section only when the JSON is bad.
+_FROM_ENVIRONMENT = (NoDecode, BeforeValidator(_from_json))
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,6 +69,13 @@ class BrokerSettings(_Section):
     record_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=60)
     visibility_timeout_seconds: int = Field(default=3600, ge=10)
 
+    @field_validator("url")
+    @classmethod
+    def _is_redis(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("redis://", "rediss://")):
+            raise ValueError("must start with redis:// or rediss://")
+        return url
+
 
 class StorageSettings(_Section):
     """The S3-compatible store of inputs and results."""
@@ -57,7 +86,7 @@ class StorageSettings(_Section):
     access_key: SecretStr | None = None
     secret_key: SecretStr | None = None
     timeout_seconds: Seconds = 10.0
-    allowed_buckets: tuple[Name, ...] = ()
+    allowed_buckets: Annotated[tuple[Name, ...], *_FROM_ENVIRONMENT] = ()
 
     def address(self) -> StoreAddress:
         return StoreAddress(
@@ -94,7 +123,7 @@ class LimitSettings(_Section):
 
     max_image_bytes: int = Field(default=50 * 1024 * 1024, ge=1024)
     max_image_pixels: int = Field(default=40_000_000, ge=1)
-    image_formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
+    image_formats: Annotated[tuple[str, ...], *_FROM_ENVIRONMENT] = ("JPEG", "PNG", "WEBP")
 
 
 class Settings(BaseSettings):
@@ -124,7 +153,8 @@ class Settings(BaseSettings):
         merged: dict[str, Any] = {name: asdict(kind) for name, kind in BUILTIN_KINDS.items()}
         for name, changes in given.items():
             changed = asdict(changes) if isinstance(changes, Kind) else changes
-            merged[name] = {**merged.get(name, {}), **changed}
+            is_table = isinstance(changed, Mapping)
+            merged[name] = {**merged.get(name, {}), **changed} if is_table else changed
         return merged
 
 

@@ -20,7 +20,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from visionq.contract import State, Status
+from visionq.contract import Status
 from visionq.errors import BrokerUnavailable, TaskUnknown, WaitTimeout
 from visionq.names import Names
 from visionq.records import mapped_errors, parse_statuses, queue_status
@@ -91,13 +91,15 @@ class Watch:
         that moment Redis could not be reached. An outage shorter than the time left is sat out.
         """
         watched = _Watched()
+        # One look before anything else: a finished task needs no subscription, and a timeout of 0
+        # asks for just this look.
+        if await self._is_done(task_id, watched):
+            return watched.last
         try:
             async with asyncio.timeout(timeout_seconds), self._listening(task_id) as bell:
-                while True:
-                    await self._read(task_id, watched)
-                    if watched.status is not None and watched.status.is_done:
-                        return watched.status
-                    await bell.heard()
+                while not await self._is_done(task_id, watched):
+                    await (bell.heard() if watched.error is None else self._pause())
+                return watched.last
         except TimeoutError:
             raise watched.why_not(task_id, timeout_seconds) from watched.error
 
@@ -109,19 +111,20 @@ class Watch:
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
         await self._redis.aclose()
 
-    async def _read(self, task_id: str, watched: _Watched) -> None:
-        """Read the record, however long Redis is away."""
-        while True:
-            try:
-                watched.status = await self.status(task_id)
-                watched.error = None
-            except BrokerUnavailable as exc:
-                watched.error = exc
-                await asyncio.sleep(RECONNECT_SECONDS)
-                continue
-            if watched.status.state is State.UNKNOWN:
-                raise TaskUnknown(f"no task {task_id}")
-            return
+    async def _is_done(self, task_id: str, watched: _Watched) -> bool:
+        """Read the record. An outage counts as not done. Raises `TaskUnknown`."""
+        try:
+            watched.status = await self.status(task_id)
+            watched.error = None
+        except BrokerUnavailable as exc:
+            watched.error = exc
+            return False
+        if not watched.status.is_known:
+            raise TaskUnknown(f"no task {task_id}")
+        return watched.status.is_done
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(RECONNECT_SECONDS)
 
     @asynccontextmanager
     async def _listening(self, task_id: str) -> AsyncIterator[Bell]:
@@ -239,8 +242,12 @@ class _Watched:
         self.status: Status | None = None
         self.error: BrokerUnavailable | None = None
 
+    @property
+    def last(self) -> Status:
+        assert self.status is not None, "read before it is asked for"
+        return self.status
+
     def why_not(self, task_id: str, timeout_seconds: float | None) -> Exception:
         if self.error is not None:
             return BrokerUnavailable(f"still waiting for task {task_id}: {self.error}")
-        state = self.status.state if self.status else State.UNKNOWN
-        return WaitTimeout(f"task {task_id} is {state} after {timeout_seconds} s")
+        return WaitTimeout(f"task {task_id} is {self.last.state} after {timeout_seconds} s")

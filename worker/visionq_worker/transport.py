@@ -68,18 +68,19 @@ class Channel(kombu_redis.Channel):
             self.connection._deliver(payload, queue)  # noqa: SLF001  # kombu's own way in
 
     def _checked(self, item: bytes | str) -> dict[str, Any]:
-        """The element as a message whose body can be decoded. Raises `BadMessage`."""
+        """The element as a message that Celery can unpack. Raises `BadMessage`."""
         try:
             payload = loads(bytes_to_str(item))
             message = self.Message(payload, channel=self)
-            headers = message.headers
-            missing = [name for name in NEEDED_HEADERS if not isinstance(headers.get(name), str)]
-            if not missing:
-                message.decode()
+            headers, body = message.headers, message.decode()
         except Exception as exc:  # any fault at all in foreign bytes
             raise BadMessage(f"{type(exc).__name__}: {exc}") from exc
+        missing = [name for name in NEEDED_HEADERS if not isinstance(headers.get(name), str)]
         if missing:
             raise BadMessage(f"the headers lack {', '.join(missing)}")
+        # Celery's task protocol 2: arguments, keyword arguments, embedded options.
+        if not isinstance(body, list) or len(body) != 3:
+            raise BadMessage("the body is not [args, kwargs, options]")
         return dict(payload)
 
     def _bury(self, item: bytes | str, queue: str, reason: str) -> None:

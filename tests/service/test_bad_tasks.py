@@ -1,0 +1,181 @@
+"""What foreign senders and bad pictures do: a failure with a stable code, and the worker lives."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu.utils.encoding import bytes_to_str
+
+from tests.support.waiting import wait_until
+from visionq import Client, State
+from visionq.local import LocalUrls
+from visionq.objects import ObjectStore
+
+SECONDS = 30.0
+QUEUE = "service.interactive"
+DEAD = "service:dead"
+
+IMAGE = {"ref": "photos/small.png"}
+
+
+@pytest.fixture
+def send(urls: LocalUrls, store: ObjectStore, pictures: Path) -> Callable[..., str]:
+    """Send a task past our client, so that nothing checks it before the worker does."""
+    store.put("photos/small.png", (pictures / "shelf_after.png").read_bytes())
+    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+
+    def send_task(task: Any) -> str:
+        return str(app.send_task("visionq.run", kwargs={"task": task}, queue=QUEUE).id)
+
+    return send_task
+
+
+BAD_TASKS: dict[str, tuple[Any, str]] = {
+    "no task at all": (None, "invalid_task"),
+    "a list": ([], "invalid_task"),
+    "no kind": ({"images": [IMAGE]}, "invalid_task"),
+    "unknown field": ({"kind": "ocr", "images": [IMAGE], "colour": "red"}, "invalid_task"),
+    "another id": ({"kind": "ocr", "images": [IMAGE], "id": str(uuid.uuid4())}, "invalid_task"),
+    "negative tokens": (
+        {"kind": "ocr", "images": [IMAGE], "options": {"max_new_tokens": -1}},
+        "invalid_task",
+    ),
+    "key with dots": ({"kind": "ocr", "images": [{"ref": "../etc/passwd"}]}, "invalid_task"),
+    "unknown kind": ({"kind": "sing", "images": [IMAGE]}, "unknown_kind"),
+    "no image": ({"kind": "ocr", "images": []}, "image_count"),
+    "too many images": ({"kind": "ocr", "images": [IMAGE, IMAGE]}, "image_count"),
+    "one image to compare": ({"kind": "compare", "images": [IMAGE]}, "image_count"),
+    "missing object": ({"kind": "ocr", "images": [{"ref": "inputs/none"}]}, "input_missing"),
+    "forbidden bucket": ({"kind": "ocr", "images": [{"ref": "s3://b/k"}]}, "input_not_allowed"),
+    "web address": ({"kind": "ocr", "images": [{"ref": "https://a.b/c"}]}, "input_not_allowed"),
+    "tag of a second image": (
+        {"kind": "ask", "images": [IMAGE], "question": "and <|image_2|>?"},
+        "prompt_tags",
+    ),
+    "end of turn": ({"kind": "ask", "images": [IMAGE], "question": "<|end|>"}, "prompt_tags"),
+    "longer than the context": (
+        {"kind": "ask", "images": [IMAGE], "question": "Go", "options": {"max_new_tokens": 30_000}},
+        "prompt_too_long",
+    ),
+    "schema": (
+        {"kind": "ask", "images": [IMAGE], "question": "Go", "options": {"schema": {"type": "x"}}},
+        "unsupported_option",
+    ),
+    "newer contract": ({"kind": "ocr", "images": [IMAGE], "version": 99}, "unsupported_version"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TASKS)
+def test_bad_task_ends_as_a_failure_with_its_code(
+    service: Client, send: Callable[..., str], store: ObjectStore, name: str
+) -> None:
+    task, code = BAD_TASKS[name]
+    task_id = send(task)
+    wait_until(lambda: service.status(task_id).is_done, seconds=SECONDS)
+    status = service.status(task_id)
+    assert status.state is State.FAILURE
+    assert status.failure is not None
+    assert status.failure.code == code
+    stored = json.loads(store.get(f"results/{task_id}.json"))
+    assert stored["state"] == "FAILURE"
+    assert stored["failure"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"plain text", "not_an_image"),
+        (b"GIF89a" + bytes(40), "not_an_image"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(20), "not_an_image"),
+        ("truncated", "image_truncated"),
+    ],
+)
+def test_bad_picture_ends_as_a_failure_with_its_code(
+    service: Client, pictures: Path, content: bytes | str, code: str
+) -> None:
+    if isinstance(content, str):
+        content = (pictures / "shelf_after.png").read_bytes()[:-4000]
+    status = service.ocr(content).wait(SECONDS)
+    assert status.failure is not None
+    assert status.failure.code == code
+
+
+def _celery_message(body: str, **changes: Any) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "body": body,
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": "visionq.run", "id": str(uuid.uuid4())},
+        "properties": {
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+            "delivery_info": {"exchange": "", "routing_key": QUEUE},
+        },
+    }
+    return message | changes
+
+
+MALFORMED: dict[str, str] = {
+    "empty": "",
+    "no JSON": "hello",
+    "half a JSON object": '{"body": "',
+    "a JSON array": "[1, 2]",
+    "a JSON number": "7",
+    "null": "null",
+    "no properties": json.dumps({"body": "e30="}),
+    "no delivery tag": json.dumps(_celery_message("e30=", properties={"body_encoding": "base64"})),
+    "body is no base64": json.dumps(_celery_message("%%%")),
+    "body is no JSON": json.dumps(_celery_message("aGVsbG8=")),
+    "pickled body": json.dumps(
+        _celery_message("gAR9lC4=", **{"content-type": "application/x-python-serialize"})
+    ),
+    "no headers": json.dumps(_celery_message("W1tdLHt9LHt9XQ==", headers={})),
+    "task name is a number": json.dumps(
+        _celery_message("W1tdLHt9LHt9XQ==", headers={"task": 1, "id": "x"})
+    ),
+    "not UTF-8": "\udcff\udcfe",
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_message_is_kept_in_the_dead_list(
+    service: Client, urls: LocalUrls, pictures: Path, name: str
+) -> None:
+    raw = redis.Redis.from_url(urls.broker_url)
+    element = MALFORMED[name].encode("utf-8", "surrogateescape")
+    before = raw.llen(DEAD)
+    raw.lpush(QUEUE, element)
+    wait_until(lambda: raw.llen(DEAD) == before + 1, seconds=SECONDS)
+    newest = raw.lindex(DEAD, 0)
+    raw.close()
+    assert newest is not None
+    entry = json.loads(bytes_to_str(newest))
+    assert entry["queue"] == QUEUE
+    assert entry["reason"]
+    assert entry["message"] == element.decode("utf-8", "replace")
+    answered = service.ask(pictures / "shelf_after.png", "Still there?", max_new_tokens=1)
+    assert answered.wait(SECONDS).state is State.SUCCESS
+
+
+def test_unknown_celery_task_is_refused_and_the_worker_goes_on(
+    service: Client, urls: LocalUrls, pictures: Path
+) -> None:
+    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+    sent = app.send_task("somebody.elses.task", queue=QUEUE)
+    wait_until(lambda: sent.state == "FAILURE", seconds=SECONDS)
+    answered = service.ask(pictures / "shelf_after.png", "Still there?", max_new_tokens=1)
+    assert answered.wait(SECONDS).state is State.SUCCESS
+
+
+def test_celery_id_that_is_no_uuid_fails_without_a_record(service: Client, urls: LocalUrls) -> None:
+    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+    sent = app.send_task("visionq.run", task_id="../../evil", kwargs={"task": {}}, queue=QUEUE)
+    wait_until(lambda: sent.state == "FAILURE", seconds=SECONDS)
+    assert "not a lower-case UUID" in str(sent.result)
