@@ -37,6 +37,18 @@ class Names:
         """The channel on which a task's changes are announced."""
         return f"{self.namespace}:events:{task_id}"
 
+    def unacked(self) -> str:
+        """The hash of messages that a worker has taken and not settled, by delivery tag."""
+        return f"{self.namespace}:unacked"
+
+    def unacked_index(self) -> str:
+        """The sorted set of their tags, by the time they were taken."""
+        return f"{self.namespace}:unacked-index"
+
+    def unacked_mutex(self) -> str:
+        """Held by the worker that is looking for overdue ones."""
+        return f"{self.namespace}:unacked-mutex"
+
     def dead(self) -> str:
         """The list of messages no worker could read."""
         return f"{self.namespace}:dead"

@@ -18,11 +18,12 @@ from kombu import Queue
 from visionq.contract import Lane, Result, State, is_task_id, read_task
 from visionq.errors import InvalidTask, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names
+from visionq.records import connect
 from visionq.settings import Settings, load_settings
 from visionq_worker.errors import Postponed, StartError
 from visionq_worker.loading import load_engine
 from visionq_worker.service import Service
-from visionq_worker.transport import check_kombu
+from visionq_worker.transport import Settler, check_kombu
 
 if TYPE_CHECKING:
     from visionq_worker.engine.request import Engine
@@ -76,6 +77,14 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
             "visibility_timeout": settings.broker.visibility_timeout_seconds,
             "queue_order_strategy": "sorted",
             "dead_key": names.dead(),
+            "unacked_key": names.unacked(),
+            "unacked_index_key": names.unacked_index(),
+            "unacked_mutex_key": names.unacked_mutex(),
+            "settler": Settler(
+                connect(url, timeout_seconds=settings.broker.timeout_seconds),
+                unacked_key=names.unacked(),
+                index_key=names.unacked_index(),
+            ),
             "socket_timeout": 5,
             "socket_connect_timeout": settings.broker.timeout_seconds,
             "socket_keepalive": True,

@@ -39,6 +39,10 @@ REPORT_TRIES = 12
 """How often a finished task is reported to a Redis that does not answer, `retry_seconds` apart."""
 
 
+class _TakenOver(Exception):
+    """Another attempt owns the task, or has ended it: nothing of this one may be stored."""
+
+
 class Executor:
     """Runs tasks. One instance serves all threads of a worker; it keeps no state of a task."""
 
@@ -67,7 +71,7 @@ class Executor:
         self._retry_seconds = retry_seconds
 
     def execute(self, task: Task) -> Result | State:
-        """Answer the task and commit the result; its state when it was already final.
+        """Answer the task and commit the result; its state when another attempt's word counts.
 
         Raises `Postponed` when the task has to go back into the queue through no fault of its own.
         """
@@ -81,6 +85,8 @@ class Executor:
             self._prepare(run)
             self._generate(run)
             result = self._parse(run)
+        except _TakenOver:
+            return self._give_way(run)
         except TaskError as error:
             log.info("task %s cannot be answered: %s (%r)", task.id, error.code, error.__cause__)
             result = failure(run, self._maker, error)
@@ -89,8 +95,7 @@ class Executor:
         except Exception as error:  # the task boundary: whatever it is, it must not kill the worker
             log.exception("task %s failed for a reason nobody foresaw", task.id)
             result = failure(run, self._maker, _internal(error))
-        self._commit(run, result)
-        return result
+        return result if self._commit(run, result) else self._give_way(run)
 
     def refuse(self, task_id: str, error: InvalidTask) -> Result | State:
         """Commit the failure of a message that carries no readable task."""
@@ -100,8 +105,7 @@ class Executor:
             return attempt.state
         run = Run(task=stub, attempt=attempt)
         result = failure(run, self._maker, TaskError(FailureCode(error.code), str(error)))
-        self._commit(run, result)
-        return result
+        return result if self._commit(run, result) else self._give_way(run)
 
     def _start(self, task: Task) -> Attempt:
         kind = self._kinds.get(task.kind)
@@ -183,18 +187,25 @@ class Executor:
         return min(wanted, left)
 
     def _attend(self, run: Run, handle: Handle) -> None:
-        """Wait for the engine; meanwhile report tokens, and pass on a cancel or the deadline."""
-        while not handle.wait(self._progress_seconds):
-            if run.is_overdue() or not self._may_go_on(run, handle.num_tokens):
-                handle.cancel()
+        """Wait for the engine; meanwhile report tokens, and pass on a cancel or the deadline.
 
-    def _may_go_on(self, run: Run, num_tokens: int) -> bool:
+        Raises `_TakenOver`, once the engine has let go.
+        """
+        answer = "run"
+        while not handle.wait(self._progress_seconds):
+            if answer != "lost":
+                answer = self._tell_progress(run, handle.num_tokens)
+            if answer != "run" or run.is_overdue():
+                handle.cancel()
+        if answer == "lost":
+            raise _TakenOver
+
+    def _tell_progress(self, run: Run, num_tokens: int) -> str:
         fence = run.attempt.fence
         try:
-            answer = self._records.progress(run.task.id, fence=fence, generated_tokens=num_tokens)
+            return self._records.progress(run.task.id, fence=fence, generated_tokens=num_tokens)
         except BrokerUnavailable:
-            return True  # progress is a courtesy; the result will be reported until it is heard
-        return answer == "run"
+            return "run"  # progress is a courtesy; the result will be reported until it is heard
 
     def _parse(self, run: Run) -> Result:
         completion, kind = run.completion, run.kind
@@ -209,17 +220,18 @@ class Executor:
         verdict = judge(text, value, finish_reason=reason, parser=kind.parser)
         return answer(run, self._maker, text=text, value=value, verdict=verdict)
 
-    def _commit(self, run: Run, result: Result) -> None:
+    def _commit(self, run: Run, result: Result) -> bool:
+        """Store and report; False when the task was taken over meanwhile."""
         began = perf_counter()
         try:
             self._store.put(run.task.result_key, dump_result(result), "application/json")
         except StorageError as error:
             raise self._postponed(run, error) from error
         run.seconds["store"] = perf_counter() - began
-        if self._report(run, result):
+        is_reported = self._report(run, result)
+        if is_reported:
             _log_finished(run, result)
-        else:
-            log.warning("task %s was taken over by another attempt", run.task.id)
+        return is_reported
 
     def _report(self, run: Run, result: Result) -> bool:
         """Bring the record to its end, through an outage of Redis if need be."""
@@ -232,11 +244,27 @@ class Executor:
             try:
                 return self._records.move(
                     run.task.id, result.state, fence=run.attempt.fence, **more
-                )
+                ) or self._is_heard(run, result)
             except BrokerUnavailable as error:
                 log.warning("task %s is stored but cannot be reported: %s", run.task.id, error)
                 sleep(self._retry_seconds)
         raise Postponed("the result is stored; Redis did not answer")
+
+    def _is_heard(self, run: Run, result: Result) -> bool:
+        """Whether an earlier try got through, and only its reply was lost."""
+        held = self._records.status(run.task.id)
+        return held.attempt == run.attempt.number and held.state is result.state
+
+    def _give_way(self, run: Run) -> State:
+        """The state of a task that another attempt owns, or has ended."""
+        try:
+            state = self._records.status(run.task.id).state
+        except BrokerUnavailable as error:
+            raise Postponed(str(error)) from error
+        if state is State.UNKNOWN:
+            raise Postponed("the record is gone; the task starts anew")
+        log.warning("task %s was taken over by another attempt", run.task.id)
+        return state
 
     def _postponed(self, run: Run, error: StorageError) -> Postponed:
         log.warning("task %s goes back into the queue: %s", run.task.id, error)

@@ -7,10 +7,11 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from visionq.settings import ModelSettings
-from visionq_worker.engine.request import Engine
+from visionq_worker.engine.request import Engine, EngineError
 from visionq_worker.errors import StartError
 from visionq_worker.model.errors import ModelError
 
@@ -39,7 +40,7 @@ def load_engine(settings: ModelSettings) -> Engine:
     from visionq_worker.model.weights import load_model
 
     # transformers would draw progress bars into the log.
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     choice = choose(settings)
     began = perf_counter()
     try:
@@ -53,7 +54,12 @@ def load_engine(settings: ModelSettings) -> Engine:
     except ModelError as exc:
         raise StartError(f"model: {exc}") from exc
     engine = ReferenceEngine(loaded, max_context_tokens=settings.max_context_tokens)
-    engine.warm_up()
+    try:
+        engine.warm_up()
+    except EngineError as exc:
+        engine.close()
+        cause = str(exc.__cause__).partition("\n")[0]
+        raise StartError(f"model: the first request failed: {cause}") from exc
     log.info(
         "model %s ready in %.1f s on %s, %s, %s",
         settings.source,
@@ -92,12 +98,22 @@ def tiny_folder() -> Path:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "visionq" / f"tiny-{__version__}"
-    if not (folder / "config.json").exists():
+    if (folder / "config.json").exists():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         # Several workers may start at once: each makes its own, the first rename wins.
-        making = folder.with_name(f"{folder.name}.{os.getpid()}")
-        make_tiny(making)
-        try:
-            making.rename(folder)
-        except OSError:
-            log.info("another process has made %s meanwhile", folder)
+        with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as making:
+            _rename_first(make_tiny(Path(making) / folder.name), folder)
+    except OSError as exc:
+        raise StartError(f"model: the tiny checkpoint cannot be made: {exc}") from exc
     return folder
+
+
+def _rename_first(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        log.info("another process has made %s meanwhile", folder)

@@ -41,7 +41,9 @@ def _table(text: str) -> dict[str, Any] | None:
 def _boxes(text: str) -> list[dict[str, Any]] | None:
     try:
         found = json.loads(text)
-    except ValueError:
+        # What JSON itself cannot carry (half a surrogate pair, NaN) could not be stored.
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
         return None
     if not isinstance(found, list) or not all(_is_box(item) for item in found):
         return None
@@ -54,5 +56,9 @@ def _is_box(item: Any) -> bool:
         and isinstance(item.get("label"), str)
         and isinstance(item.get("box"), list)
         and len(item["box"]) == 4
-        and all(isinstance(edge, int | float) for edge in item["box"])
+        and all(_is_number(edge) for edge in item["box"])
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

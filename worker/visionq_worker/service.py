@@ -83,9 +83,12 @@ class Service:
 
 def open_records(settings: Settings) -> Records:
     """The records, with a broker that answers. Raises `StartError`."""
-    client = connect(
-        settings.broker.url.get_secret_value(), timeout_seconds=settings.broker.timeout_seconds
-    )
+    try:
+        client = connect(
+            settings.broker.url.get_secret_value(), timeout_seconds=settings.broker.timeout_seconds
+        )
+    except ValueError as exc:  # whose text may hold a piece of the password
+        raise StartError("broker: url is not redis://user:password@host:port/db") from exc
     records = Records(
         client, Names(settings.broker.namespace), ttl_seconds=settings.broker.record_ttl_seconds
     )

@@ -7,7 +7,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from visionq.contract import FailureCode, ImageRef
-from visionq.errors import ObjectMissing, ObjectTooLarge
+from visionq.errors import (
+    BucketMissing,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+)
 from visionq.objects import ObjectStore, split_s3_url
 from visionq_worker.errors import TaskError
 
@@ -33,7 +40,8 @@ class Sources:
     def fetch(self, image: ImageRef) -> Source:
         """The image's bytes. Raises `TaskError` for a reference that leads nowhere.
 
-        What concerns the store itself (away, access refused, no bucket) stays a `StorageError`.
+        What concerns the store itself (away; access to the service's own bucket refused, or no
+        such bucket) stays a `StorageError`: that passes, and the task can wait for it.
         """
         bucket, key = self._locate(image.ref)
         try:
@@ -43,7 +51,18 @@ class Sources:
         except ObjectTooLarge as exc:
             message = f"an input image has more than {self._max_bytes} bytes"
             raise TaskError(FailureCode.INPUT_TOO_LARGE, message) from exc
+        except StorageError as exc:
+            if self._may_pass(exc, bucket):
+                raise
+            message = "the object store gives no image under this reference"
+            raise TaskError(FailureCode.INPUT_MISSING, message) from exc
         return Source(content, hashlib.sha256(content).hexdigest())
+
+    def _may_pass(self, exc: StorageError, bucket: str | None) -> bool:
+        """Whether waiting can help; a reference that the store will never serve must not wait."""
+        is_ours = bucket is None or bucket == self._store.bucket
+        concerns_store = isinstance(exc, StorageDenied | BucketMissing)
+        return isinstance(exc, StorageUnavailable) or (is_ours and concerns_store)
 
     def _locate(self, ref: str) -> tuple[str | None, str]:
         if ref.startswith("https://"):

@@ -1,10 +1,11 @@
-"""Kombu's Redis transport, made to survive its messages.
+"""Kombu's Redis transport, made to survive its messages and the loss of a connection.
 
-Differs from the stock one in two places. A list element that is no Celery message goes to the
-dead list with its reason; stock kombu lets it end the worker, and it is gone. And a lost
-connection does not requeue what this process is still running: stock kombu requeues it, which
-starts every running task a second time, and with several tasks in flight fails on the way and
-ends the worker. Producers stay stock; leases, sweeps and acks are kombu's own.
+It differs from the stock one in three places. A list element that is no Celery message goes to
+the dead list with its reason; stock kombu lets it end the worker, and it is gone. A lost
+connection does not requeue what this process is still running; stock kombu starts every running
+task a second time, and with several in flight fails on the way and ends the worker. And acks go
+over a connection of their own: the channel that delivered a message may be closed by the time the
+task is done. Producers stay stock; claims and redelivery are kombu's own.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from time import time
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
+from redis import Redis, RedisError
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +32,65 @@ class BadMessage(ValueError):
     """A list element that cannot be a task message; the text is the reason."""
 
 
-class Channel(kombu_redis.Channel):
-    """One channel to the queues. `dead_key` is a transport option."""
+class Settler:
+    """Takes messages out of the unacked store, over its own connection. Thread-safe.
 
+    A message it cannot reach stays unacked and is delivered again later, which a finished task
+    survives.
+    """
+
+    def __init__(self, client: Redis, *, unacked_key: str, index_key: str) -> None:
+        self._redis = client
+        self._unacked_key = unacked_key
+        self._index_key = index_key
+
+    def ack(self, tag: str) -> None:
+        try:
+            with self._redis.pipeline() as pipe:
+                pipe.zrem(self._index_key, tag)
+                pipe.hdel(self._unacked_key, tag)
+                pipe.execute()
+        except (RedisError, OSError) as error:
+            log.warning("message %s could not be acked: %s", tag, error)
+
+    def requeue(self, tag: str) -> None:
+        """Put the message back, to be the next one taken from its queue."""
+        try:
+            stored = self._redis.hget(self._unacked_key, tag)
+            if stored is None:
+                return
+            message, _exchange, queue = loads(stored)
+            with self._redis.pipeline() as pipe:
+                pipe.zrem(self._index_key, tag)
+                pipe.hdel(self._unacked_key, tag)
+                pipe.rpush(queue, dumps(message))
+                pipe.execute()
+        except (RedisError, OSError) as error:
+            log.warning("message %s could not be put back: %s", tag, error)
+
+
+class QoS(kombu_redis.QoS):
+    """Settles messages through the process's settler and not through the channel."""
+
+    def ack(self, delivery_tag: str) -> None:
+        self.channel.settler.ack(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        settler = self.channel.settler
+        settle = settler.requeue if requeue else settler.ack
+        settle(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+
+class Channel(kombu_redis.Channel):
+    """One channel to the queues. `dead_key` and `settler` are transport options."""
+
+    QoS = QoS
     do_restore = False
     dead_key = "dead"
-    from_transport_options = (*kombu_redis.Channel.from_transport_options, "dead_key")
+    settler: Settler
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "dead_key", "settler")
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the answer to the pending BRPOP; True when a message was taken from a queue.
@@ -100,7 +156,7 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
-PRIVATE_NAMES = ("_brpop_read", "_flush_brpop_reauth", "Message", "do_restore")
+PRIVATE_NAMES = ("_brpop_read", "_flush_brpop_reauth", "Message", "do_restore", "QoS")
 
 
 def check_kombu() -> None:

@@ -61,4 +61,4 @@ def register() -> None:
     AutoImageProcessor.register(
         Phi3VConfig, image_processor_classes={"pil": Phi3VImageProcessor}, exist_ok=True
     )
-    AutoProcessor.register(Phi3VConfig, Phi3VProcessor, exist_ok=True)  # type: ignore[no-untyped-call]
+    AutoProcessor.register(Phi3VConfig, Phi3VProcessor, exist_ok=True)
