@@ -106,6 +106,6 @@ VOLUME ["/var/cache/visionq"]
 USER 10001:10001
 # The first start downloads 8 GB; failures within the start period do not count.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=30m --retries=3 \
-    CMD ["visionq-worker", "check"]
+    CMD ["visionq-worker", "check", "--quick"]
 ENTRYPOINT ["visionq-worker"]
 CMD ["run"]

@@ -95,7 +95,7 @@ def test_final_stage_runs_the_worker_as_a_fixed_user(instructions: list[str]) ->
     assert 'ENTRYPOINT ["visionq-worker"]' in final
     assert 'CMD ["run"]' in final
     (healthcheck,) = (line for line in final if line.startswith("HEALTHCHECK "))
-    assert healthcheck.endswith('CMD ["visionq-worker", "check"]')
+    assert healthcheck.endswith('CMD ["visionq-worker", "check", "--quick"]')
     after_user = final[final.index("USER 10001:10001") + 1 :]
     assert {line.split()[0] for line in after_user} == {"HEALTHCHECK", "ENTRYPOINT", "CMD"}
 
