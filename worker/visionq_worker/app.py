@@ -149,7 +149,7 @@ def _common_conf(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "result_expires": settings.broker.record_ttl_seconds,
         "task_acks_late": True,
-        # Without a result object there is no answer: only a stored one may be acked.
+        # A failure is a stored result: it is acked like an answer.
         "task_acks_on_failure_or_timeout": True,
         "worker_pool": "threads",
         "worker_concurrency": settings.worker.concurrency,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import sys
 import warnings
 from pathlib import Path
@@ -52,8 +54,9 @@ def run(file: Path | None, /, source: str | None, device: str | None, **worker: 
     from visionq_worker.app import build_app
 
     app = build_app(settings)
-    # Celery would otherwise read this process's own arguments.
     celery_worker = app.Worker(
+        # Several workers on one host need names of their own.
+        hostname=f"visionq-{os.getpid()}@{socket.gethostname()}",
         pool="threads",
         concurrency=settings.worker.concurrency,
         loglevel=settings.worker.log_level,

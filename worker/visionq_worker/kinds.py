@@ -17,7 +17,7 @@ CROPS_FOR_ONE_IMAGE = 16
 CROPS_FOR_SEVERAL = 4
 """Both from the model's card: 16 for single images, 4 for multi-frame."""
 
-_MODEL_TAGS = re.compile(r"<\|[^|>]{1,40}\|>")
+_MODEL_TAGS = re.compile(r"<\|[^\s|>]{1,40}\|>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,9 @@ def load_engine(settings: ModelSettings) -> Engine:
         )
     except ModelError as exc:
         raise StartError(f"model: {exc}") from exc
-    engine = ReferenceEngine(loaded, max_context_tokens=settings.max_context_tokens)
+    engine = ReferenceEngine(
+        loaded, model_name=settings.source, max_context_tokens=settings.max_context_tokens
+    )
     try:
         engine.warm_up()
     except EngineError as exc:

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
+from collections.abc import Callable
+from functools import partial
 from time import time
 from typing import Any
 
@@ -35,38 +38,49 @@ class BadMessage(ValueError):
 class Settler:
     """Takes messages out of the unacked store, over its own connection. Thread-safe.
 
-    A message it cannot reach stays unacked and is delivered again later, which a finished task
-    survives.
+    What Redis does not hear is kept and said again by `retry`. Should this process end before
+    that, the message is delivered again, which a finished task survives.
     """
 
     def __init__(self, client: Redis, *, unacked_key: str, index_key: str) -> None:
         self._redis = client
         self._unacked_key = unacked_key
         self._index_key = index_key
+        self._unheard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def ack(self, tag: str) -> None:
-        try:
-            with self._redis.pipeline() as pipe:
-                pipe.zrem(self._index_key, tag)
-                pipe.hdel(self._unacked_key, tag)
-                pipe.execute()
-        except (RedisError, OSError) as error:
-            log.warning("message %s could not be acked: %s", tag, error)
+        """The message is done with."""
+        self._say(partial(self._remove, tag))
 
     def requeue(self, tag: str) -> None:
         """Put the message back, to be the next one taken from its queue."""
+        self._say(partial(self._put_back, tag))
+
+    def retry(self) -> None:
+        """Say again what was not heard."""
+        for _ in range(self._unheard.qsize()):
+            self._say(self._unheard.get())
+
+    def _say(self, command: Callable[[], None]) -> None:
         try:
-            stored = self._redis.hget(self._unacked_key, tag)
-            if stored is None:
-                return
-            message, _exchange, queue = loads(stored)
-            with self._redis.pipeline() as pipe:
-                pipe.zrem(self._index_key, tag)
-                pipe.hdel(self._unacked_key, tag)
-                pipe.rpush(queue, dumps(message))
-                pipe.execute()
+            command()
         except (RedisError, OSError) as error:
-            log.warning("message %s could not be put back: %s", tag, error)
+            log.warning("a message could not be settled yet: %s", error)
+            self._unheard.put(command)
+
+    def _remove(self, tag: str, *, queue_key: str | None = None, message: str = "") -> None:
+        with self._redis.pipeline() as pipe:
+            pipe.zrem(self._index_key, tag)
+            pipe.hdel(self._unacked_key, tag)
+            if queue_key is not None:
+                pipe.rpush(queue_key, message)
+            pipe.execute()
+
+    def _put_back(self, tag: str) -> None:
+        stored = self._redis.hget(self._unacked_key, tag)
+        if stored is not None:
+            message, _exchange, queue_key = loads(stored)
+            self._remove(tag, queue_key=queue_key, message=dumps(message))
 
 
 class QoS(kombu_redis.QoS):
@@ -81,6 +95,11 @@ class QoS(kombu_redis.QoS):
         settle = settler.requeue if requeue else settler.ack
         settle(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Kombu's periodic look at what is overdue; the time to repeat ourselves, too."""
+        self.channel.settler.retry()
+        super().restore_visible(*args, **kwargs)
 
 
 class Channel(kombu_redis.Channel):
@@ -107,21 +126,21 @@ class Channel(kombu_redis.Channel):
             if not answer:
                 raise kombu_redis.Empty
             key, item = answer
-            queue = bytes_to_str(key).rsplit(self.sep, 1)[0]
-            self._queue_cycle.rotate(queue)
-            self._deliver_checked(item, queue)
+            queue_name = bytes_to_str(key).rsplit(self.sep, 1)[0]
+            self._queue_cycle.rotate(queue_name)
+            self._deliver_checked(item, queue_name)
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
 
-    def _deliver_checked(self, item: bytes | str, queue: str) -> None:
+    def _deliver_checked(self, item: bytes | str, queue_name: str) -> None:
         try:
             payload = self._checked(item)
         except BadMessage as error:
-            self._bury(item, queue, str(error))
+            self._bury(item, queue_name, str(error))
         else:
-            self.connection._deliver(payload, queue)  # noqa: SLF001  # kombu's own way in
+            self.connection._deliver(payload, queue_name)  # noqa: SLF001  # kombu's own way in
 
     def _checked(self, item: bytes | str) -> dict[str, Any]:
         """The element as a message that Celery can unpack. Raises `BadMessage`."""
@@ -139,12 +158,14 @@ class Channel(kombu_redis.Channel):
             raise BadMessage("the body is not [args, kwargs, options]")
         return dict(payload)
 
-    def _bury(self, item: bytes | str, queue: str, reason: str) -> None:
-        log.error("a message in %s cannot be read and goes to the dead list: %s", queue, reason)
+    def _bury(self, item: bytes | str, queue_name: str, reason: str) -> None:
+        log.error(
+            "a message in %s cannot be read and goes to the dead list: %s", queue_name, reason
+        )
         text = item.decode("utf-8", "replace") if isinstance(item, bytes) else item
-        entry = json.dumps({"at": time(), "queue": queue, "reason": reason[:500], "message": text})
+        entry = {"at": time(), "queue": queue_name, "reason": reason[:500], "message": text}
         with self.conn_or_acquire() as client, client.pipeline() as pipe:
-            pipe.lpush(self.dead_key, entry)
+            pipe.lpush(self.dead_key, json.dumps(entry))
             pipe.ltrim(self.dead_key, 0, MAX_DEAD - 1)
             pipe.expire(self.dead_key, DEAD_TTL_SECONDS)
             pipe.execute()

@@ -35,9 +35,9 @@ WARM_UP_PROMPT = "<|user|>\n<|image_1|>\nWhat is this?<|end|>\n<|assistant|>\n"
 class ReferenceEngine:
     """Runs requests in the order of their submission. Owns the device through its one thread."""
 
-    def __init__(self, loaded: LoadedModel, *, max_context_tokens: int) -> None:
+    def __init__(self, loaded: LoadedModel, *, model_name: str, max_context_tokens: int) -> None:
         self.info = EngineInfo(
-            model=loaded.model_id,
+            model=model_name,
             revision=loaded.revision,
             dtype=loaded.dtype,
             device=loaded.device,
