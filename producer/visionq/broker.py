@@ -12,20 +12,39 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
+from kombu.connection import ConnectionPool
 from kombu.exceptions import KombuError, OperationalError
+from kombu.pools import ProducerPool
 from redis import RedisError
 
-from visionq.contract import MAX_TASK_BYTES, Task, dump
-from visionq.errors import BrokerUnavailable, InvalidTask
+from visionq.contract import Task, dump
+from visionq.errors import BrokerUnavailable
 from visionq.names import TASK_NAME, Names
-from visionq.records import encode_task
+
+MAX_PRODUCERS = 10
+"""Threads that publish at once; a further one waits for its turn."""
 
 BATCH_SIZE = 1000
 """Messages per round trip of `publish_many`."""
 
 
+class _Connections(ConnectionPool):  # type: ignore[misc]
+    """kombu's, usable in a forked child too: redis-py sees the fork and connects anew."""
+
+    close_after_fork = False
+
+
+class _Producers(ProducerPool):  # type: ignore[misc]
+    """As `_Connections`."""
+
+    close_after_fork = False
+
+
 class Publisher:
-    """Publishes tasks to their lane's queue. Thread-safe: producers come from Celery's pool.
+    """Publishes tasks to their lane's queue. Thread-safe: producers come from a pool.
+
+    The pool is our own. Celery's is shared by all apps of the process with the same URL, and is
+    left open when an app is closed.
 
     Both methods raise `BrokerUnavailable`; after that it is uncertain whether the message is in
     the queue, and publishing the same task again is safe.
@@ -44,14 +63,15 @@ class Publisher:
                 "max_retries": 0,
             },
         )
+        self._producers = self._new_producers()
 
     def publish(self, task: Task) -> None:
-        with _mapped_errors(), self._app.producer_pool.acquire(block=True) as producer:
+        with _mapped_errors(), self._producers.acquire(block=True) as producer:
             self._publish(producer, task)
 
     def publish_many(self, tasks: Sequence[Task]) -> None:
         """`publish` for many tasks, one round trip per `BATCH_SIZE`."""
-        with _mapped_errors(), self._app.producer_pool.acquire(block=True) as producer:
+        with _mapped_errors(), self._producers.acquire(block=True) as producer:
             if not producer.supports_batch_publish:
                 raise BrokerUnavailable("kombu has switched batch publishing off for this broker")
             with producer.batch(max_size=BATCH_SIZE):
@@ -59,7 +79,16 @@ class Publisher:
                     self._publish(producer, task)
 
     def close(self) -> None:
+        # As redis-py does, a call after this connects again; a pool that was closed would refuse.
+        used, self._producers = self._producers, self._new_producers()
+        used.force_close_all()
+        used.connections.force_close_all()
         self._app.close()
+
+    def _new_producers(self) -> ProducerPool:
+        """A pool that holds nothing yet."""
+        connections = _Connections(self._app.connection_for_write(), limit=MAX_PRODUCERS)
+        return _Producers(connections, limit=MAX_PRODUCERS)
 
     def _publish(self, producer: Any, task: Task) -> None:
         message = self._app.amqp.as_task_v2(
@@ -78,13 +107,6 @@ class Publisher:
             headers=message.headers,
             **message.properties,
         )
-
-
-def check_size(task: Task) -> None:
-    """Raise `InvalidTask` when the task is too large to travel in a message."""
-    size = len(encode_task(task).encode())
-    if size > MAX_TASK_BYTES:
-        raise InvalidTask(f"the task takes {size} bytes as JSON, the limit is {MAX_TASK_BYTES}")
 
 
 @contextmanager

@@ -61,22 +61,24 @@ class Session:
     def __init__(self, file: Path | None, state_folder: Path | None) -> None:
         from visionq.up import default_state_folder
 
-        self._file = file
+        self.file = file
         self.state_folder = state_folder or default_state_folder()
         self._is_local_wanted = state_folder is not None
 
     def client(self) -> Client:
         """For the servers of `visionq up` when they run and nothing else was named."""
-        return Client.from_settings(load_settings(self._file, **self._local_flags()))
+        return Client.from_settings(load_settings(self.file, **self._local_flags()))
 
     def _local_flags(self) -> dict[str, dict[str, str]]:
         from visionq.local import read_urls
         from visionq.up import settings_flags
 
-        is_elsewhere = self._file or os.environ.get(FILE_VARIABLE)
+        is_elsewhere = self.file or os.environ.get(FILE_VARIABLE)
         if not self._is_local_wanted and (is_elsewhere or "VISIONQ_BROKER__URL" in os.environ):
             return {}
         urls = read_urls(self.state_folder)
+        if urls is None and self._is_local_wanted:
+            raise BrokerUnavailable(f"no `visionq up` runs with the folder {self.state_folder}")
         return {} if urls is None else settings_flags(urls)
 
 
@@ -142,11 +144,16 @@ def up(
 
     flags = [f"--model={model}"] if model else []
     flags += [f"--device={device}"] if device else []
+    load_settings(session.file)  # what is wrong there is said once and here, not by each worker
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # The last one is the closing of our terminal.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopped.set())
     with running_service(
-        session.state_folder, num_workers=num_workers, worker_flags=flags
+        session.state_folder,
+        num_workers=num_workers,
+        worker_flags=flags,
+        settings_file=session.file,
     ) as service:
         if as_json:
             where = {"broker": service.urls.broker_address, "s3": service.urls.s3_endpoint}
@@ -254,6 +261,8 @@ def cancel(session: Session, task_id: str, as_json: bool) -> None:
         _print_json({"id": task_id, "state": str(state)})
     else:
         click.echo(state)
+    if state is State.UNKNOWN:
+        sys.exit(EXIT_UNKNOWN)
 
 
 @main.command("ls")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from time import time
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
-from visionq.broker import Publisher, check_size
+from visionq.broker import Publisher
 from visionq.contract import (
     ImageRef,
     Lane,
@@ -54,6 +54,7 @@ ID_NAMESPACE = uuid.UUID("6f3c1b0e-6d0a-5c8e-9a55-0e4f7d1c2b3a")
 
 RECORD_TTL_SECONDS = 7 * 24 * 3600
 TIMEOUT_SECONDS = 2.0
+STORE_TIMEOUT_SECONDS = 10.0
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -118,7 +119,7 @@ class _TaskBuilder:
             raise UnsupportedOption("notify: webhooks are not carried out by this version")
         if options.get("schema") is not None:
             raise UnsupportedOption("schema: schema output is not carried out by this version")
-        task = Task(
+        return Task(
             id=_task_id(tenant, idempotency_key),
             kind=kind,
             images=images,
@@ -129,8 +130,6 @@ class _TaskBuilder:
             tenant=tenant,
             labels=_labels(labels),
         )
-        check_size(task)
-        return task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +142,7 @@ class _Parts:
     kinds: Mapping[str, Kind]
     record_ttl_seconds: int
     timeout_seconds: float
+    store_timeout_seconds: float
 
     def new_watch(self) -> Watch:
         return Watch(self.broker_url, self.names, timeout_seconds=self.timeout_seconds)
@@ -152,7 +152,7 @@ class _Submitter:
     """The synchronous half that both clients share: uploads, writes records, publishes."""
 
     def __init__(self, parts: _Parts) -> None:
-        self.store = ObjectStore(parts.store)
+        self.store = ObjectStore(parts.store, timeout_seconds=parts.store_timeout_seconds)
         self.records = Records(
             connect(parts.broker_url, timeout_seconds=parts.timeout_seconds),
             parts.names,
@@ -175,13 +175,14 @@ class _Submitter:
     def submit_many(self, submissions: Sequence[Submission]) -> list[str]:
         tasks = [self._build(submission) for submission in submissions]
         found = self.records.create_many(tasks)
-        unsent = [
-            (task, submission)
+        # By id: the same idempotency key may stand in one call twice.
+        unsent = {
+            task.id: (task, submission)
             for task, submission, record in zip(tasks, submissions, found, strict=True)
             if record is None or record.needs_message
-        ]
-        self._publisher.publish_many([task for task, _ in unsent])
-        marked = [task.id for task, submission in unsent if submission.is_idempotent]
+        }
+        self._publisher.publish_many([task for task, _ in unsent.values()])
+        marked = [task.id for task, submission in unsent.values() if submission.is_idempotent]
         if marked:
             self.records.mark_sent(marked)
         return [task.id for task in tasks]
@@ -219,6 +220,7 @@ class _BaseClient(Generic[Submitted]):
         kinds: Mapping[str, Kind] = BUILTIN_KINDS,
         record_ttl_seconds: int = RECORD_TTL_SECONDS,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        store_timeout_seconds: float = STORE_TIMEOUT_SECONDS,
     ) -> None:
         self._parts = _Parts(
             broker_url=broker_url,
@@ -227,8 +229,14 @@ class _BaseClient(Generic[Submitted]):
             kinds=kinds,
             record_ttl_seconds=record_ttl_seconds,
             timeout_seconds=timeout_seconds,
+            store_timeout_seconds=store_timeout_seconds,
         )
         self._submitter = _Submitter(self._parts)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Build what differs. Not an `__init__` there: it would hide the parameters above."""
+        raise NotImplementedError
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
@@ -244,6 +252,7 @@ class _BaseClient(Generic[Submitted]):
             kinds=settings.kinds,
             record_ttl_seconds=settings.broker.record_ttl_seconds,
             timeout_seconds=settings.broker.timeout_seconds,
+            store_timeout_seconds=settings.storage.timeout_seconds,
         )
 
     def submit(
@@ -292,8 +301,7 @@ class _BaseClient(Generic[Submitted]):
 class Client(_BaseClient["TaskHandle"]):
     """The synchronous client. One per process is enough: threads may share it."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _set_up(self) -> None:
         self._watch = ThreadedWatch(self._parts.new_watch)
 
     def submit(
@@ -365,8 +373,7 @@ class Client(_BaseClient["TaskHandle"]):
 class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
     """The asyncio client. It belongs to the event loop on which it is first awaited."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _set_up(self) -> None:
         self._watch = self._parts.new_watch()
 
     async def submit(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
@@ -303,17 +303,19 @@ class Status:
 def dump(value: Any) -> dict[str, Any]:
     """A contract value as JSON-ready data, without the fields that have their default value."""
     compact: dict[str, Any] = {}
-    for item in fields(value):
-        current = getattr(value, item.name)
-        default = item.default_factory() if item.default_factory is not MISSING else item.default
-        if current != default or item.name == "version":
-            compact[item.name] = _plain(current)
+    for name, default in _defaults(cast("Hashable", type(value))):
+        current = getattr(value, name)
+        if current is not default and current != default:
+            compact[name] = _plain(current)
     return compact
 
 
 def dump_result(result: Result) -> bytes:
     """The bytes of the result object: every field, UTF-8 JSON, stable order."""
-    return json.dumps(asdict(result), ensure_ascii=False, indent=1).encode()
+    from pydantic_core import to_json
+
+    # The standard library indents in Python, for 0.1 ms: a quarter of what a task costs the worker.
+    return to_json(result, indent=1, inf_nan_mode="constants")
 
 
 def read_task(data: object, *, task_id: str | None = None) -> Task:
@@ -360,7 +362,22 @@ def _adapter(cls: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast("type[Any]", cls))
 
 
+@cache
+def _defaults(cls: Hashable) -> tuple[tuple[str, Any], ...]:
+    """Name and default of each field; MISSING, which equals nothing, where it is always written."""
+    return tuple(
+        (item.name, MISSING if item.name == "version" else _default(item))
+        for item in fields(cast("Any", cls))
+    )
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, str):  # most are, and every submit comes by here
+        return value
     if is_dataclass(value):
         return dump(value)
     if isinstance(value, tuple | list):

@@ -12,7 +12,7 @@ import inspect
 import io
 import os
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
 from visionq.contract import ImageRef
 from visionq.errors import InvalidImage
@@ -23,7 +23,24 @@ if TYPE_CHECKING:
 
     from visionq.objects import ObjectStore
 
-ImageArgument: TypeAlias = Union[str, "os.PathLike[str]", bytes, IO[bytes], "Image", ImageRef]
+
+class AsyncUpload(Protocol):
+    """What asyncio web frameworks hand out for an uploaded file. Only `AsyncClient` reads it."""
+
+    async def read(self) -> bytes: ...
+
+
+ImageArgument: TypeAlias = Union[
+    str,
+    "os.PathLike[str]",
+    bytes,
+    bytearray,
+    memoryview,
+    IO[bytes],
+    "Image",
+    ImageRef,
+    AsyncUpload,
+]
 
 MAX_UPLOAD_BYTES = 50 * 1024 * 1024
 

@@ -10,13 +10,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from visionq.errors import VisionqError
 from visionq.local import LocalServers, LocalUrls
+from visionq.local.process import LAUNCHER
+from visionq.settings import FILE_VARIABLE
+
+LAUNCH = (sys.executable, "-I", "-S", str(LAUNCHER))
 
 STOP_SECONDS = 60.0
 """What a worker gets to finish its tasks once it was asked to stop."""
@@ -43,30 +47,37 @@ def running_service(
     num_workers: int = 1,
     worker_flags: Sequence[str] = (),
     worker_log: Path | None = None,
+    settings_file: Path | None = None,
 ) -> Iterator[Service]:
     """Servers and workers, started in that order and stopped in reverse.
 
-    Workers write to `worker_log`, or to this terminal.
+    Workers write to `worker_log`, or to this terminal; they read `settings_file`, or what they
+    would find by themselves, and in any case use these servers.
     """
     with ExitStack() as stack:
-        urls = stack.enter_context(LocalServers(state_folder)).urls
+        servers = stack.enter_context(LocalServers(state_folder))
+        environment = os.environ | settings_environment(servers.urls)
+        if settings_file is not None:
+            environment[FILE_VARIABLE] = str(settings_file)
         log = stack.enter_context(worker_log.open("wb")) if worker_log else None
         workers = [
-            stack.enter_context(_running_worker(urls, worker_flags, log))
+            stack.enter_context(_running_worker(environment, worker_flags, log))
             for _ in range(num_workers)
         ]
-        yield Service(urls, workers)
+        yield Service(servers, workers)
 
 
 class Service:
     """A running service: where it listens, and its workers."""
 
-    def __init__(self, urls: LocalUrls, workers: Sequence[subprocess.Popen[bytes]]) -> None:
-        self.urls = urls
+    def __init__(self, servers: LocalServers, workers: Sequence[subprocess.Popen[bytes]]) -> None:
+        self.urls = servers.urls
+        self._servers = servers
         self._workers = workers
 
     def check(self) -> None:
-        """Raise `WorkerEnded` when a worker is gone."""
+        """Raise `ServerDied` or `WorkerEnded` when a part of it is gone."""
+        self._servers.check()
         for worker in self._workers:
             if worker.poll() is not None:
                 raise WorkerEnded(f"a worker has ended with exit code {worker.returncode}")
@@ -97,11 +108,13 @@ def settings_environment(urls: LocalUrls) -> dict[str, str]:
 
 @contextmanager
 def _running_worker(
-    urls: LocalUrls, flags: Sequence[str], log: IO[bytes] | None
+    environment: Mapping[str, str], flags: Sequence[str], log: IO[bytes] | None
 ) -> Iterator[subprocess.Popen[bytes]]:
     worker = subprocess.Popen(  # noqa: S603  # our own command
-        [_find_worker(), "run", *flags],
-        env=os.environ | settings_environment(urls),
+        # Tied to our life like the servers: left behind, it would keep the GPU, and it would find
+        # the servers of the next `visionq up`.
+        [*LAUNCH, str(os.getpid()), _find_worker(), "run", *flags],
+        env=environment,
         stdout=log,
         stderr=log,
         # Ctrl-C in the terminal is for us: we stop the worker before its servers.

@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from visionq.contract import Status
-from visionq.errors import BrokerUnavailable, TaskUnknown, WaitTimeout
+from visionq.errors import BrokerUnavailable, TaskUnknown, VisionqError, WaitTimeout
 from visionq.names import Names
 from visionq.records import mapped_errors, parse_statuses, queue_status
 
@@ -38,41 +38,43 @@ class Bell:
     """Rung by every change of one task, and by every reconnect, after which anything may be new."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self.next_ring = asyncio.Event()
         self.num_waiters = 0
         self.is_subscribed = asyncio.Event()
 
     def ring(self) -> None:
-        self._event.set()
-
-    async def heard(self) -> None:
-        """Return at the next ring, or when it is time to look again anyway."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(RECHECK_SECONDS):
-                await self._event.wait()
-        self._event.clear()
+        self.next_ring.set()
+        self.next_ring = asyncio.Event()
 
 
 class Watch:
     """Reads records and waits for their changes over two connections at most. Not thread-safe.
 
-    Nothing is opened before the first call. `close` cancels what still waits.
+    Nothing is opened before the first call. What still waits at `close` raises `VisionqError`.
     """
 
     def __init__(self, url: str, names: Names, *, timeout_seconds: float) -> None:
         self._names = names
         self._timeout_seconds = timeout_seconds
-        self._redis = redis.asyncio.Redis.from_url(
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,
+            # One to read by turns, one for the subscription: otherwise waiters that wake together
+            # would open a connection each, and keep it.
+            max_connections=2,
+            timeout=timeout_seconds,
             decode_responses=True,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
+        self._redis = redis.asyncio.Redis.from_pool(pool)
         self._pubsub = self._redis.pubsub()
         self._bells: dict[str, Bell] = {}
         self._reader: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
+        self._num_waiting = 0
+        self._nobody_waits = asyncio.Event()
+        self._is_closed = False
 
     async def status(self, task_id: str) -> Status:
         return (await self.status_many([task_id]))[0]
@@ -90,20 +92,17 @@ class Watch:
         Raises `TaskUnknown`; `WaitTimeout` when the time is up, or `BrokerUnavailable` when at
         that moment Redis could not be reached. An outage shorter than the time left is sat out.
         """
-        watched = _Watched()
-        # One look before anything else: a finished task needs no subscription, and a timeout of 0
-        # asks for just this look.
-        if await self._is_done(task_id, watched):
-            return watched.last
+        self._num_waiting += 1
         try:
-            async with asyncio.timeout(timeout_seconds), self._listening(task_id) as bell:
-                while not await self._is_done(task_id, watched):
-                    await (bell.heard() if watched.error is None else self._pause())
-                return watched.last
-        except TimeoutError:
-            raise watched.why_not(task_id, timeout_seconds) from watched.error
+            return await self._wait(task_id, timeout_seconds)
+        finally:
+            self._num_waiting -= 1
+            if self._num_waiting == 0:
+                self._nobody_waits.set()
 
     async def close(self) -> None:
+        self._is_closed = True
+        await self._send_waiters_away()
         if self._reader is not None:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
@@ -111,8 +110,37 @@ class Watch:
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
         await self._redis.aclose()
 
+    async def _wait(self, task_id: str, timeout_seconds: float | None) -> Status:
+        watched, cancels = _Watched(), _Cancels()
+        # One look before anything else: a finished task needs no subscription, and a timeout of 0
+        # asks for just this look.
+        if await self._is_done(task_id, watched):
+            return watched.last
+        cancels.raise_if_swallowed()
+        try:
+            async with asyncio.timeout(timeout_seconds), self._listening(task_id) as bell:
+                while True:
+                    # Taken before the look: a change that comes during it is not missed.
+                    ring = bell.next_ring
+                    if await self._is_done(task_id, watched):
+                        return watched.last
+                    cancels.raise_if_swallowed()
+                    await (_heard(ring) if watched.error is None else self._pause())
+        except TimeoutError:
+            raise watched.why_not(task_id, timeout_seconds) from watched.error
+
+    async def _send_waiters_away(self) -> None:
+        """Wake every waiter, to find that the client is closed, and see them off."""
+        self._nobody_waits.clear()
+        for bell in self._bells.values():
+            bell.ring()
+        if self._num_waiting:
+            await self._nobody_waits.wait()
+
     async def _is_done(self, task_id: str, watched: _Watched) -> bool:
         """Read the record. An outage counts as not done. Raises `TaskUnknown`."""
+        if self._is_closed:
+            raise VisionqError(f"the client was closed before task {task_id} was done")
         try:
             watched.status = await self.status(task_id)
             watched.error = None
@@ -233,6 +261,31 @@ class ThreadedWatch:
             )
             self._thread.start()
             self._pid = os.getpid()
+
+
+async def _heard(ring: asyncio.Event) -> None:
+    """Return at that ring, or when it is time to look again anyway."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(RECHECK_SECONDS):
+            await ring.wait()
+
+
+class _Cancels:
+    """Whether the current asyncio task was cancelled and did not notice.
+
+    On Python 3.11 `asyncio.wait_for`, with which redis-py sends, swallows a cancellation that
+    comes just when the sending is done: the timeout of a wait would be lost, and the wait endless.
+    """
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "made in a coroutine"
+        self._task = task
+        self._num_before = task.cancelling()
+
+    def raise_if_swallowed(self) -> None:
+        if self._task.cancelling() > self._num_before:
+            raise asyncio.CancelledError
 
 
 class _Watched:

@@ -82,4 +82,5 @@ def _check_model(settings: Settings) -> str:
     choice = choose(settings.model)
     checkpoint = find_checkpoint(choice.source, choice.revision)
     Phi3VProcessor.from_pretrained(checkpoint.folder)
-    return f"{settings.model.source} is complete, revision {checkpoint.revision}"
+    revision = f", revision {checkpoint.revision}" if checkpoint.revision else ""
+    return f"{settings.model.source} is complete{revision}"

@@ -35,6 +35,11 @@ class ImageLimits:
     max_pixels: int
     formats: Collection[str]
 
+    def unknown_formats(self) -> list[str]:
+        """Those that Pillow cannot read."""
+        Image.init()
+        return [name for name in self.formats if name.upper() not in Image.OPEN]
+
 
 def decode(content: bytes, limits: ImageLimits) -> Image.Image:
     """The picture, upright, RGB, transparency on white.

@@ -55,6 +55,7 @@ class Service:
 
     def _build(self, undo: ExitStack) -> Executor:
         settings = self.settings
+        limits = image_limits(settings)
         records = open_records(settings)
         undo.callback(records.close)
         store = open_store(settings)
@@ -71,14 +72,21 @@ class Service:
                 max_bytes=settings.limits.max_image_bytes,
             ),
             kinds=settings.kinds,
-            limits=ImageLimits(
-                max_pixels=settings.limits.max_image_pixels, formats=settings.limits.image_formats
-            ),
+            limits=limits,
             owner=f"{socket.gethostname()[:40]}:{os.getpid()}",
             versions=installed_versions(),
             progress_seconds=settings.worker.progress_seconds,
             retry_seconds=settings.worker.retry_seconds,
         )
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    """What may be decoded. Raises `StartError`."""
+    given = settings.limits
+    limits = ImageLimits(max_pixels=given.max_image_pixels, formats=given.image_formats)
+    if unknown := limits.unknown_formats():
+        raise StartError(f"limits.image_formats: Pillow cannot read {', '.join(unknown)}")
+    return limits
 
 
 def open_records(settings: Settings) -> Records:

@@ -109,7 +109,20 @@ class Channel(kombu_redis.Channel):
     do_restore = False
     dead_key = "dead"
     settler: Settler
+    _commands: Any = None
     from_transport_options = (*kombu_redis.Channel.from_transport_options, "dead_key", "settler")
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """A client for one command or many, over the channel's pool: always the same one.
+
+        Kombu makes one for each command, with a table of some 170 reply parsers in it; to take a
+        message would cost more for that than for the round trip.
+        """
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._commands is None or self._commands.connection_pool is not self.pool:
+            self._commands = super()._create_client()
+        return self._commands
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the answer to the pending BRPOP; True when a message was taken from a queue.
@@ -177,7 +190,15 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
-PRIVATE_NAMES = ("_brpop_read", "_flush_brpop_reauth", "Message", "do_restore", "QoS")
+PRIVATE_NAMES = (
+    "_brpop_read",
+    "_create_client",
+    "_flush_brpop_reauth",
+    "Message",
+    "do_restore",
+    "pool",
+    "QoS",
+)
 
 
 def check_kombu() -> None:

@@ -37,7 +37,7 @@ EMBEDDING_LAYOUT = {
 }
 
 
-class Phi3VConfig(Phi3Config):  # the base's class hook
+class Phi3VConfig(Phi3Config):
     """Configuration of Phi-3-Vision and Phi-3.5-Vision; raises ValueError for another layout."""
 
     model_type = "phi3_v"

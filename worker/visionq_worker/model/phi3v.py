@@ -19,7 +19,7 @@ from visionq_worker.model.geometry import TILE_PX, Grid
 from visionq_worker.model.vision import VisionEmbedding
 
 
-class Phi3VModel(Phi3Model):  # the base's class hook
+class Phi3VModel(Phi3Model):
     """The decoder with its vision embedding, without the language head."""
 
     config_class = Phi3VConfig
@@ -73,7 +73,7 @@ class Phi3VModel(Phi3Model):  # the base's class hook
         return text.masked_scatter(placeholders[..., None], images)
 
 
-class Phi3VForCausalLM(Phi3ForCausalLM):  # its class hook
+class Phi3VForCausalLM(Phi3ForCausalLM):
     """The model with its language head: what a checkpoint holds and `generate` runs.
 
     `forward` is Phi3's, which hands pixel_values and image_sizes through to Phi3VModel.

@@ -17,7 +17,7 @@ from visionq_worker.model.config import Phi3VConfig
 from visionq_worker.model.geometry import TILE_SIDE_TOKENS, Grid
 
 
-class VisionTransformer(CLIPVisionModel):  # its class hook
+class VisionTransformer(CLIPVisionModel):
     """CLIP's image half, up to the output of the last layer but one."""
 
     def features(self, views: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,201 @@
+"""`visionq up`: everything on one machine, started by one command and ended by one signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from tests.cli.commands import json_of, visionq
+from tests.support.waiting import wait_until
+from visionq.local import read_urls
+
+BIN = Path(sys.executable).parent
+SECONDS = 90.0
+
+SETTINGS = """
+[model]
+source = "tiny"
+device = "cpu"
+
+[kinds.cars]
+prompt = "Count the cars."
+max_new_tokens = 3
+"""
+
+
+@dataclass(frozen=True)
+class Up:
+    """A `visionq up` in a process group of its own, as a shell would give it."""
+
+    process: subprocess.Popen[bytes]
+    stdout: Path
+    stderr: Path
+
+    def family(self) -> list[psutil.Process]:
+        """The command, its servers and its workers."""
+        command = psutil.Process(self.process.pid)
+        return [command, *command.children(recursive=True)]
+
+    def wait(self) -> int:
+        return self.process.wait(SECONDS)
+
+
+@contextmanager
+def started(folder: Path, *arguments: object) -> Iterator[Up]:
+    """`visionq ARGUMENTS`, run in the folder; whatever it leaves behind is killed."""
+    stdout, stderr = folder / "stdout", folder / "stderr"
+    with stdout.open("wb") as out, stderr.open("wb") as err:
+        process = subprocess.Popen(
+            [BIN / "visionq", *(str(argument) for argument in arguments)],
+            cwd=folder,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+    up = Up(process, stdout, stderr)
+    family = up.family()
+    try:
+        yield up
+    finally:
+        family += up.family() if process.poll() is None else []
+        for member in family:
+            if member.is_running():
+                member.kill()
+        process.wait()
+
+
+def wait_for_servers(up: Up) -> list[psutil.Process]:
+    """Every process of the command, once its servers answer and its worker has been started."""
+    wait_until(lambda: b"\n" in up.stdout.read_bytes(), seconds=SECONDS, what="the servers")
+    return up.family()
+
+
+def wait_for_disk(state: Path) -> None:
+    """Valkey may lose its last second when it is killed; not what has been synced."""
+    urls = read_urls(state)
+    assert urls is not None
+    with redis.Redis.from_url(urls.broker_url) as client:
+        num_synced, _ = client.waitaof(1, 0, 10_000)
+    assert num_synced == 1
+
+
+def assert_gone(family: list[psutil.Process]) -> None:
+    assert [member for member in family if member.is_running()] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the parent-death signal")
+def test_nothing_outlives_a_killed_up_and_its_task_is_answered_by_the_next_one(
+    tmp_path: Path, pictures: Path
+) -> None:
+    """A worker left behind would keep the GPU, and answer the next `up` with an old model.
+
+    The task's kind is one of the settings file: both sides have read that.
+    """
+    (tmp_path / "our.toml").write_text(SETTINGS)
+    here = ("--settings", tmp_path / "our.toml", "--state", tmp_path / "state")
+    with started(tmp_path, *here, "up") as up:
+        family = wait_for_servers(up)
+        assert len(family) == 4  # the command, Valkey, rclone, one worker
+        task_id = visionq({}, *here, "submit", "cars", pictures / "shelf_after.png").stdout.strip()
+        wait_for_disk(tmp_path / "state")
+        up.process.kill()
+        up.wait()
+        _, alive = psutil.wait_procs(family, timeout=SECONDS)
+        assert alive == []
+    assert visionq({}, *here, "ls").exit_code == 5
+    with started(tmp_path, *here, "up") as up:
+        family = wait_for_servers(up)
+        answer = visionq({}, *here, "result", task_id, "--timeout", SECONDS, "--json")
+        assert answer.exit_code == 0, answer.stderr
+        assert json_of(answer)["task_id"] == task_id
+        assert json_of(answer)["provenance"]["model"] == "tiny"
+        again = visionq({}, *here, "submit", "cars", pictures / "shelf_after.png", "--wait")
+        assert again.stdout == f"{json_of(answer)['text']}\n"
+        up.process.send_signal(signal.SIGTERM)
+        assert up.wait() == 0
+        assert_gone(family)
+
+
+def test_up_says_where_its_servers_are(tmp_path: Path) -> None:
+    with started(tmp_path, "--state", tmp_path / "state", "up", "--model", "tiny") as up:
+        wait_until(lambda: up.stdout.read_bytes().count(b"\n") == 2, seconds=SECONDS)
+        first, second = up.stdout.read_text().splitlines()
+    assert re.fullmatch(r"Valkey at 127\.0\.0\.1:\d+, S3 at http://127\.0\.0\.1:\d+", first)
+    assert second == "Other terminals: visionq submit ocr picture.png --wait. Ctrl-C stops all."
+
+
+def test_second_up_on_a_folder_is_refused_and_leaves_the_first_one_alone(tmp_path: Path) -> None:
+    here = ("--state", tmp_path / "state")
+    with started(tmp_path, *here, "up", "--model", "tiny", "--json") as up:
+        wait_for_servers(up)
+        where = json.loads(up.stdout.read_text())
+        assert sorted(where) == ["broker", "s3", "state"]
+        assert where["state"] == str(tmp_path / "state")
+        second = subprocess.run(
+            [BIN / "visionq", *here, "up"], capture_output=True, text=True, timeout=SECONDS
+        )
+        assert (second.returncode, second.stdout) == (1, "")
+        assert second.stderr == (
+            f"visionq: {where['state']} is in use by the local servers of "
+            f"process {up.process.pid}\n"
+        )
+        assert visionq({}, *here, "ls").exit_code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_up_ends_at_ctrl_c_and_when_its_terminal_is_closed(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """The signal goes to the whole process group, as a terminal sends it."""
+    with started(tmp_path, "--state", tmp_path / "state", "up", "--model", "tiny") as up:
+        family = wait_for_servers(up)
+        os.killpg(up.process.pid, number)
+        assert up.wait() == 0
+        assert_gone(family)
+
+
+def test_up_fails_when_its_worker_cannot_load_the_model(tmp_path: Path) -> None:
+    with started(tmp_path, "--state", tmp_path / "state", "up", "--model", "./nowhere") as up:
+        family = wait_for_servers(up)
+        assert up.wait() == 1
+        assert_gone(family)
+        *_, reason, last = up.stderr.read_text().splitlines()
+    assert reason.endswith(
+        "cannot start: model: no model folder at ./nowhere: correct the path or use a hub id"
+    )
+    assert last == "visionq: a worker has ended with exit code 3"
+
+
+def test_up_fails_when_a_server_dies(tmp_path: Path) -> None:
+    with started(tmp_path, "--state", tmp_path / "state", "up", "--model", "tiny") as up:
+        family = wait_for_servers(up)
+        (valkey,) = (member for member in family if "valkey-server" in member.cmdline()[0])
+        valkey.kill()
+        assert up.wait() == 1
+        assert_gone(family)
+        assert "visionq: valkey died with exit status -9; " in up.stderr.read_text()
+
+
+def test_up_with_a_wrong_setting_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "our.toml").write_text("[worker]\nthreads = 8\n")
+    state = tmp_path / "state"
+    result = visionq({}, "--settings", tmp_path / "our.toml", "--state", state, "up")
+    assert result.exit_code == 2
+    assert "worker.threads: " in result.stderr
+    assert not state.exists()
+
+
+def test_up_with_a_wrong_number_of_workers_is_wrong_usage(tmp_path: Path) -> None:
+    assert visionq({}, "--state", tmp_path / "state", "up", "--workers", "0").exit_code == 2

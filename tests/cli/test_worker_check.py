@@ -1,0 +1,144 @@
+"""`visionq-worker check`: a line for each thing a worker needs, and which of them is broken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from tests.cli.commands import json_lines, visionq_worker
+from tests.support.workers import environment
+from visionq.local import LocalUrls
+
+Env = dict[str, str]
+
+QUICK_CHECK_AND_MODULES = """
+import sys
+from visionq_worker.cli import main
+
+try:
+    main(["check", "--quick"])
+except SystemExit as ended:
+    print(ended.code, sorted({"torch", "transformers", "boto3", "redis"} & set(sys.modules)))
+"""
+
+
+def failures(env: Env, *arguments: str) -> list[str]:
+    """The FAIL lines of a check that found something."""
+    result = visionq_worker(env, "check", *arguments)
+    assert (result.exit_code, result.stderr) == (1, "")
+    lines = result.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["broker:", "bucket:", "device:", "model:"]
+    return [line for line in lines if not line.startswith("ok   ")]
+
+
+def test_all_is_well(idle: Env, namespace: str) -> None:
+    result = visionq_worker(idle, "check")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        f"ok   broker: answers; namespace {namespace}",
+        "ok   bucket: visionq can be written and read",
+        "ok   device: cpu (no GPU is used), float32, sdpa",
+        "ok   model: tiny is complete",
+    ]
+
+
+def test_report_as_json_is_a_line_per_finding(idle: Env, closed_port: int) -> None:
+    away = idle | {"VISIONQ_STORAGE__ENDPOINT_URL": f"http://127.0.0.1:{closed_port}"}
+    result = visionq_worker(away, "check", "--quick", "--json")
+    assert result.exit_code == 1
+    broker, bucket = json_lines(result)
+    assert (broker["name"], broker["ok"]) == ("broker", True)
+    assert (bucket["name"], bucket["ok"]) == ("bucket", False)
+    assert bucket["text"].startswith("object store: EndpointConnectionError: ")
+
+
+def test_broker_that_is_away_is_one_line(idle: Env, closed_port: int) -> None:
+    (line,) = failures(idle | {"VISIONQ_BROKER__URL": f"redis://127.0.0.1:{closed_port}/0"})
+    assert line.startswith("FAIL broker: Redis: ConnectionError: ")
+
+
+def test_wrong_password_is_one_line_without_the_password(idle: Env, urls: LocalUrls) -> None:
+    wrong = f"redis://:hunter2@{urls.broker_address}/0"
+    (line,) = failures(idle | {"VISIONQ_BROKER__URL": wrong})
+    assert line.startswith("FAIL broker: Redis: AuthenticationError: ")
+    assert "hunter2" not in line
+
+
+def test_wrong_secret_of_the_store_is_one_line_without_the_secret(idle: Env) -> None:
+    (line,) = failures(idle | {"VISIONQ_STORAGE__SECRET_KEY": "hunter2" * 6})
+    assert line.startswith("FAIL bucket: the object store refused access")
+    assert "hunter2" not in line
+
+
+def test_missing_bucket_is_one_line(idle: Env) -> None:
+    (line,) = failures(idle | {"VISIONQ_STORAGE__BUCKET": "nobody-made-this"})
+    assert line == "FAIL bucket: there is no bucket 'nobody-made-this'"
+
+
+def test_device_that_is_not_there_is_one_line(idle: Env) -> None:
+    (line,) = failures(idle, "--device=cuda:99")
+    assert line.startswith("FAIL device: cuda:99 cannot be used: ")
+
+
+def test_missing_model_is_one_line(idle: Env) -> None:
+    (line,) = failures(idle, "--model=./no-such-model")
+    assert line == (
+        "FAIL model: no model folder at ./no-such-model: correct the path or use a hub id"
+    )
+
+
+def test_quick_check_looks_at_broker_and_bucket_only_and_loads_no_torch(
+    urls: LocalUrls, namespace: str
+) -> None:
+    assert find_spec("torch") is not None
+    checked = subprocess.run(
+        [sys.executable, "-W", "error", "-c", QUICK_CHECK_AND_MODULES],
+        env=environment(urls, namespace),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert checked.stderr == ""
+    assert checked.stdout.splitlines() == [
+        f"ok   broker: answers; namespace {namespace}",
+        "ok   bucket: visionq can be written and read",
+        "0 ['boto3', 'redis']",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "key"),
+    [
+        ("VISIONQ_BROKER__TIMEOUT_SECONDS", "soon", "broker.timeout_seconds: "),
+        ("VISIONQ_BROKER__URL", "localhost:6379", "broker.url: "),
+        ("VISIONQ_MODEL__DTYPE", "int3", "model.dtype: "),
+        ("VISIONQ_WORKER__THREADS", "8", "worker.threads: "),
+        ("VISIONQ_MODLE__SOURCE", "tiny", "VISIONQ_MODLE__SOURCE: no such setting"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_wrong_setting_ends_the_command_with_2_and_names_the_key(
+    idle: Env, command: str, variable: str, value: str, key: str
+) -> None:
+    result = visionq_worker(idle | {variable: value}, command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("visionq-worker: ")
+    assert key in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "key"),
+    [
+        ("--device=tpu", "model.device: "),
+        ("--concurrency=0", "worker.concurrency: "),
+        ("--log-level=LOUD", "worker.log_level: "),
+    ],
+)
+def test_wrong_flag_is_named_as_the_setting_it_stands_for(idle: Env, flag: str, key: str) -> None:
+    result = visionq_worker(idle, "run", flag)
+    assert result.exit_code == 2
+    assert key in result.stderr

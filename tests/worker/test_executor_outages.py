@@ -1,0 +1,215 @@
+"""Redis or the store go away in the middle: what exists then, and that the task still ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.scripted import ScriptedEngine
+from tests.support.waiting import wait_until
+from tests.worker.workbench import HeldEngine, Workbench, down, running, workbench
+from visionq.contract import Failure, State, Task
+from visionq.errors import BrokerUnavailable
+from visionq.local import LocalServers
+from visionq.names import Names
+from visionq.objects import ObjectStore
+from visionq.records import Records, connect
+from visionq_worker.engine.request import Handle, Request
+from visionq_worker.errors import Postponed
+
+BenchWith = Callable[[ScriptedEngine], Workbench]
+
+SECONDS = 20.0
+
+
+class InterruptedEngine(ScriptedEngine):
+    """Calls `interrupt` once, before it answers its first request."""
+
+    def __init__(self, interrupt: Callable[[], object]) -> None:
+        super().__init__()
+        self._interrupt = interrupt
+
+    def submit(self, request: Request) -> Handle:
+        if not self.requests:
+            self._interrupt()
+        return super().submit(request)
+
+
+def test_result_object_is_stored_before_the_record_ends(
+    breakable: LocalServers, breakable_bench: BenchWith
+) -> None:
+    """Redis dies while the model works and stays away: the object is there, the record is not."""
+    bench = breakable_bench(InterruptedEngine(lambda: breakable.kill("valkey")))
+    task = bench.task()
+    try:
+        with pytest.raises(Postponed, match=r"^the result is stored; Redis did not answer$"):
+            bench.executor.execute(task)
+    finally:
+        breakable.restart("valkey")
+    stored = bench.stored(task)
+    assert stored is not None
+    assert (stored.state, stored.text) == (State.SUCCESS, "a scripted answer")
+    assert bench.state(task) is State.STARTED
+    again = bench.run(task)
+    assert (again.state, again.provenance.attempt) == (State.SUCCESS, 2)
+    assert bench.state(task) is State.SUCCESS
+
+
+def test_short_outage_of_redis_is_sat_out(
+    breakable: LocalServers, breakable_bench: BenchWith
+) -> None:
+    back = threading.Event()
+
+    def die_for_a_moment() -> None:
+        breakable.kill("valkey")
+
+        def return_once_missed() -> None:
+            wait_until(lambda: bench.store.exists(task.result_key))
+            breakable.restart("valkey")
+            back.set()
+
+        threading.Thread(target=return_once_missed).start()
+
+    bench = breakable_bench(InterruptedEngine(die_for_a_moment))
+    task = bench.task()
+    result = bench.run(task)
+    assert back.wait(SECONDS)
+    assert (result.state, result.provenance.attempt) == (State.SUCCESS, 1)
+    assert bench.state(task) is State.SUCCESS
+    assert len(bench.engine.requests) == 1
+
+
+class CountingRecords(Records):
+    """Counts the progress reports that Redis did not take."""
+
+    num_unheard = 0
+
+    def progress(self, task_id: str, *, fence: int, generated_tokens: int) -> str:
+        try:
+            return super().progress(task_id, fence=fence, generated_tokens=generated_tokens)
+        except BrokerUnavailable:
+            self.num_unheard += 1
+            raise
+
+
+def test_task_goes_on_while_progress_cannot_be_reported(
+    breakable: LocalServers, breakable_bucket: ObjectStore
+) -> None:
+    client = connect(breakable.urls.broker_url, timeout_seconds=1)
+    records, engine = CountingRecords(client, Names(), ttl_seconds=600), HeldEngine()
+    bench = workbench(engine, records, breakable_bucket)
+    task = bench.task()
+    with running(bench, task) as outcome:
+        wait_until(lambda: bench.state(task) is State.PROGRESS)
+        with down(breakable, "valkey"):
+            wait_until(lambda: records.num_unheard > 1)
+        assert not engine.handles[0].is_cancelled
+        engine.end(0)
+        result = outcome.result(SECONDS)
+    client.close()
+    assert not isinstance(result, State)
+    assert (result.state, result.provenance.attempt) == (State.SUCCESS, 1)
+
+
+class DeafRecords(Records):
+    """Redis hears the first report of an end; its reply is lost."""
+
+    has_lost_a_reply = False
+
+    def move(self, task_id: str, state: State, *, fence: int, **more: str) -> bool:
+        is_moved = super().move(task_id, state, fence=fence, **more)
+        if not self.has_lost_a_reply:
+            self.has_lost_a_reply = True
+            raise BrokerUnavailable("the connection broke")
+        return is_moved
+
+
+def test_report_whose_reply_was_lost_counts(
+    breakable: LocalServers, breakable_bucket: ObjectStore
+) -> None:
+    client = connect(breakable.urls.broker_url, timeout_seconds=1)
+    records = DeafRecords(client, Names(), ttl_seconds=600)
+    bench = workbench(ScriptedEngine(), records, breakable_bucket)
+    task = bench.task()
+    result = bench.run(task)
+    assert records.has_lost_a_reply
+    assert (result.state, result.provenance.attempt) == (State.SUCCESS, 1)
+    assert bench.state(task) is State.SUCCESS
+    client.close()
+
+
+def test_task_is_not_started_while_redis_is_away(
+    breakable: LocalServers, breakable_bench: BenchWith
+) -> None:
+    bench = breakable_bench(ScriptedEngine())
+    task = bench.task()
+    with down(breakable, "valkey"), pytest.raises(Postponed):
+        bench.executor.execute(task)
+    assert bench.engine.requests == []
+    assert bench.state(task) is State.PENDING
+    assert bench.run(task).state is State.SUCCESS
+
+
+def test_task_waits_for_the_store_before_its_input_is_fetched(
+    breakable: LocalServers, breakable_bench: BenchWith
+) -> None:
+    bench = breakable_bench(ScriptedEngine())
+    task = bench.task()
+    with down(breakable, "s3"), pytest.raises(Postponed):
+        bench.executor.execute(task)
+    assert bench.engine.requests == []
+    assert_waits_for_store(bench, task)
+
+
+def test_nothing_is_reported_when_the_result_cannot_be_stored(
+    breakable: LocalServers, breakable_bench: BenchWith
+) -> None:
+    bench = breakable_bench(InterruptedEngine(lambda: breakable.kill("s3")))
+    task = bench.task()
+    try:
+        with pytest.raises(Postponed):
+            bench.executor.execute(task)
+    finally:
+        breakable.restart("s3")
+    assert len(bench.engine.requests) == 1
+    assert_waits_for_store(bench, task)
+
+
+def assert_waits_for_store(bench: Workbench, task: Task) -> None:
+    """The record says what it waits for; the next delivery answers and clears that."""
+    status = bench.status(task)
+    assert status.state is State.RETRY
+    assert status.failure == Failure(
+        code="storage_unavailable", message="waiting for the object store", retryable=True
+    )
+    assert bench.stored(task) is None
+    result = bench.run(task)
+    assert (result.state, result.provenance.attempt) == (State.SUCCESS, 2)
+    ended = bench.status(task)
+    assert (ended.state, ended.attempt, ended.failure) == (State.SUCCESS, 2, None)
+
+
+def test_failure_that_cannot_be_stored_waits_like_an_answer(
+    breakable: LocalServers, breakable_bench: BenchWith
+) -> None:
+    bench = breakable_bench(ScriptedEngine())
+    task = bench.task("guess")
+    with down(breakable, "s3"), pytest.raises(Postponed):
+        bench.executor.execute(task)
+    assert bench.state(task) is State.RETRY
+    assert bench.run(task).state is State.FAILURE
+    assert bench.state(task) is State.FAILURE
+
+
+def test_task_that_waits_for_the_store_can_be_cancelled(
+    breakable: LocalServers, breakable_bench: BenchWith
+) -> None:
+    bench = breakable_bench(ScriptedEngine())
+    task = bench.task()
+    with down(breakable, "s3"), pytest.raises(Postponed):
+        bench.executor.execute(task)
+    assert bench.records.cancel(task.id) is State.REVOKED
+    assert bench.executor.execute(task) is State.REVOKED
+    assert bench.engine.requests == []

@@ -1,0 +1,133 @@
+"""What becomes of the model's text: a table, boxes or nothing, and whether to rely on it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from visionq.contract import FinishReason, Verdict
+from visionq.kinds import Parser
+from visionq_worker.outputs import parse
+from visionq_worker.verdict import judge
+
+
+def test_text_has_no_value() -> None:
+    assert parse("year,price\n2020,1", "text") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "header", "rows"),
+    [
+        ("year,price\n2020,1.5\n2021,2", ["year", "price"], [["2020", "1.5"], ["2021", "2"]]),
+        ("\n year , price \n\n 2020 , 1 \n", ["year", "price"], [["2020", "1"]]),
+        ('name,price\n"Smith, John",3', ["name", "price"], [["Smith, John", "3"]]),
+        ('a,b\n"two\nlines",1', ["a", "b"], [["two\nlines", "1"]]),
+        ('a\n"say ""hi"""', ["a"], [['say "hi"']]),
+        ("a,b\r\n1,2\r\n", ["a", "b"], [["1", "2"]]),
+        ("a,b\n,", ["a", "b"], [["", ""]]),
+    ],
+)
+def test_table_is_a_header_and_rows(text: str, header: list[str], rows: list[list[str]]) -> None:
+    assert parse(text, "table") == {"header": header, "rows": rows}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("year,price", id="only a header"),
+        pytest.param("year,price\n2020", id="a short row"),
+        pytest.param("year,price\n2020,1,2", id="a long row"),
+        pytest.param('a,b\n"open,1', id="an open quote"),
+        pytest.param('a,b\n"1"x,2', id="text behind a quoted cell"),
+    ],
+)
+def test_text_that_is_no_table_has_no_value(text: str) -> None:
+    assert parse(text, "table") is None
+
+
+def test_boxes_are_labels_with_four_edges() -> None:
+    text = '[{"label": "car", "box": [0, 1.5, 20, 30]}, {"label": "", "box": [1, 2, 3, 4], "x": 1}]'
+    assert parse(text, "boxes") == [
+        {"label": "car", "box": [0, 1.5, 20, 30]},
+        {"label": "", "box": [1, 2, 3, 4]},
+    ]
+
+
+def test_no_boxes_are_a_value_too() -> None:
+    assert parse(" [] ", "boxes") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("I see a car.", id="prose"),
+        pytest.param('{"label": "car", "box": [0, 1, 2, 3]}', id="no array"),
+        pytest.param('[{"label": "car", "box": [0, 1, 2, 3]}', id="an open array"),
+        pytest.param('["car"]', id="no objects"),
+        pytest.param('[{"label": 7, "box": [0, 1, 2, 3]}]', id="a number for a label"),
+        pytest.param('[{"box": [0, 1, 2, 3]}]', id="no label"),
+        pytest.param('[{"label": "car"}]', id="no box"),
+        pytest.param('[{"label": "car", "box": [0, 1, 2]}]', id="three edges"),
+        pytest.param('[{"label": "car", "box": [0, 1, 2, "3"]}]', id="an edge in quotes"),
+        pytest.param('[{"label": "car", "box": [0, 1, 2, true]}]', id="a truth value"),
+        pytest.param('[{"label": "car", "box": [0, 1, 2, NaN]}]', id="not a number"),
+        pytest.param('[{"label": "car", "box": [0, 1, 2, 1e999]}]', id="infinity"),
+        pytest.param('[{"label": "\\ud83d", "box": [0, 1, 2, 3]}]', id="half a surrogate pair"),
+        pytest.param("[" * 100_000, id="too deep"),
+    ],
+)
+def test_text_that_is_no_boxes_has_no_value(text: str) -> None:
+    assert parse(text, "boxes") is None
+
+
+@given(text=st.text(), parser=st.sampled_from(["text", "table", "boxes"]))
+@example(text="[" * 100_000 + "]" * 100_000, parser="boxes")
+@example(text='"', parser="table")
+@example(text="a\rb", parser="table")
+@example(text="a\0b,c\n1,2", parser="table")
+def test_parsing_never_raises(text: str, parser: Parser) -> None:
+    parse(text, parser)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["label", "box"]), inner),
+    max_leaves=8,
+)
+
+
+@given(found=st.lists(JSON))
+def test_value_of_boxes_can_be_stored_as_json(found: list[Any]) -> None:
+    value = parse(json.dumps(found), "boxes")
+    assert value is None or json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "finish_reason", "parser", "expected"),
+    [
+        ("An answer.", None, "stop", "text", Verdict(outcome="ok")),
+        ("An ans", None, "length", "text", Verdict(outcome="degraded", reasons=("truncated",))),
+        ("", None, "stop", "text", Verdict(outcome="rejected", reasons=("empty",))),
+        (" \n", None, "length", "boxes", Verdict(outcome="rejected", reasons=("empty",))),
+        ("a\n1", {"header": ["a"], "rows": [["1"]]}, "stop", "table", Verdict(outcome="ok")),
+        ("[]", [], "stop", "boxes", Verdict(outcome="ok")),
+        ("Hm.", None, "stop", "table", Verdict(outcome="degraded", reasons=("unparsed",))),
+        (
+            "[{",
+            None,
+            "length",
+            "boxes",
+            Verdict(outcome="degraded", reasons=("truncated", "unparsed")),
+        ),
+    ],
+)
+def test_verdict_says_what_an_answer_lacks(
+    text: str, value: Any, finish_reason: FinishReason, parser: Parser, expected: Verdict
+) -> None:
+    assert judge(text, value, finish_reason=finish_reason, parser=parser) == expected

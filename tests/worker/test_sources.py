@@ -1,0 +1,121 @@
+"""Where an image may come from, and what is said of a reference that leads nowhere."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+
+import boto3
+import pytest
+
+from tests.worker.picture_bytes import DOT, DOT_DIGEST
+from tests.worker.workbench import DOT_KEY
+from visionq import StoreAddress
+from visionq.contract import FailureCode, ImageRef
+from visionq.errors import BucketMissing, StorageDenied, StorageUnavailable
+from visionq.objects import ObjectStore
+from visionq_worker.errors import TaskError
+from visionq_worker.sources import Source, Sources
+
+
+@pytest.fixture
+def sources(bucket: ObjectStore) -> Sources:
+    """Of a service that may read one more bucket, and one that nobody has made."""
+    bucket.put(DOT_KEY, DOT)
+    return Sources(bucket, allowed_buckets=("photos", "forgotten"), max_bytes=1_000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _photos(address: StoreAddress) -> Iterator[None]:
+    """A second and a third bucket on the same server, each with the dot under `a/dot.png`."""
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=address.endpoint_url,
+        region_name=address.region,
+        aws_access_key_id=address.access_key,
+        aws_secret_access_key=address.secret_key,
+    )
+    for name in ("photos", "private"):
+        client.create_bucket(Bucket=name)
+        client.put_object(Bucket=name, Key="a/dot.png", Body=DOT)
+    yield
+    client.close()
+
+
+def refusal(sources: Sources, ref: str) -> tuple[FailureCode, str]:
+    with pytest.raises(TaskError) as caught:
+        sources.fetch(ImageRef(ref=ref))
+    assert not caught.value.retryable
+    return caught.value.code, caught.value.message
+
+
+@pytest.mark.parametrize("ref", [DOT_KEY, f"s3://visionq/{DOT_KEY}", "s3://photos/a/dot.png"])
+def test_reference_gives_bytes_and_digest(sources: Sources, ref: str) -> None:
+    assert sources.fetch(ImageRef(ref=ref)) == Source(DOT, DOT_DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("ref", "code", "message"),
+    [
+        ("s3://private/a/dot.png", "input_not_allowed", "the bucket is not allowed"),
+        ("https://example.org/dot.png", "input_not_allowed", "image URLs are switched off"),
+        ("s3://[photos/dot.png", "invalid_task", "an s3:// URL has no bucket or key"),
+        ("inputs/nothing", "input_missing", "an input image is not there"),
+        ("s3://photos/nothing", "input_missing", "an input image is not there"),
+        ("inputs/" + "x" * 300, "input_missing", "an input image is not there"),
+        (
+            "inputs//dot.png",
+            "input_missing",
+            "the object store gives no image under this reference",
+        ),
+        (
+            "s3://forgotten/a/dot.png",
+            "input_missing",
+            "the object store gives no image under this reference",
+        ),
+    ],
+)
+def test_reference_that_leads_nowhere_is_refused(
+    sources: Sources, ref: str, code: str, message: str
+) -> None:
+    assert refusal(sources, ref) == (code, message)
+
+
+def test_as_many_bytes_as_allowed_are_read_and_one_more_is_refused(
+    sources: Sources, bucket: ObjectStore
+) -> None:
+    key = f"inputs/{uuid.uuid4()}"
+    bucket.put(key, b"x" * 1_000)
+    assert sources.fetch(ImageRef(ref=key)).content == b"x" * 1_000
+    bucket.put(key, b"x" * 1_001)
+    assert refusal(sources, key) == (
+        "input_too_large",
+        "an input image has more than 1000 bytes",
+    )
+
+
+def test_store_that_is_away_is_not_the_tasks_fault(closed_port: int) -> None:
+    address = StoreAddress(
+        bucket="visionq",
+        endpoint_url=f"http://127.0.0.1:{closed_port}",
+        access_key="x",
+        secret_key="x",
+    )
+    away = Sources(ObjectStore(address), allowed_buckets=(), max_bytes=1_000)
+    with pytest.raises(StorageUnavailable):
+        away.fetch(ImageRef(ref=DOT_KEY))
+
+
+def test_wrong_secret_of_the_service_is_not_the_tasks_fault(address: StoreAddress) -> None:
+    store = ObjectStore(replace(address, secret_key="0" * 40))
+    with pytest.raises(StorageDenied):
+        Sources(store, allowed_buckets=(), max_bytes=1_000).fetch(ImageRef(ref=DOT_KEY))
+    store.close()
+
+
+def test_missing_bucket_of_the_service_is_not_the_tasks_fault(address: StoreAddress) -> None:
+    store = ObjectStore(replace(address, bucket="forgotten"))
+    with pytest.raises(BucketMissing):
+        Sources(store, allowed_buckets=(), max_bytes=1_000).fetch(ImageRef(ref=DOT_KEY))
+    store.close()
