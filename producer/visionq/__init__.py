@@ -8,8 +8,6 @@ from visionq.client import (
     AsyncClient,
     AsyncTaskHandle,
     Client,
-    Submission,
-    SubmitOptions,
     TaskHandle,
 )
 from visionq.contract import (
@@ -39,6 +37,7 @@ from visionq.errors import (
 )
 from visionq.kinds import Kind
 from visionq.objects import StoreAddress
+from visionq.submissions import Submission, SubmitOptions
 
 __all__ = [
     "AsyncClient",

@@ -26,6 +26,7 @@ from visionq.errors import (
     InvalidTask,
     SettingsError,
     StorageError,
+    TaskFailed,
     TaskNotDone,
     TaskUnknown,
     VisionqError,
@@ -91,12 +92,21 @@ def _reported(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except VisionqError as error:
             if kwargs.get("as_json"):
-                _print_json({"error": type(error).__name__, "message": str(error)})
+                _print_json(_explained(error))
             else:
                 click.echo(f"visionq: {error}", err=True)
             sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
 
     return run
+
+
+def _explained(error: VisionqError) -> dict[str, Any]:
+    explained = {"error": type(error).__name__, "message": str(error)}
+    if isinstance(error, InvalidTask | TaskFailed):
+        explained["code"] = error.code
+    if isinstance(error, TaskFailed):
+        return explained | {"retryable": error.retryable}
+    return explained
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

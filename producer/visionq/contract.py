@@ -16,7 +16,8 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
-from visionq.errors import InvalidTask
+from visionq.errors import InvalidTask, UnsupportedVersion
+from visionq.kinds import MAX_CROPS, MAX_IMAGES, MAX_NEW_TOKENS
 from visionq.names import result_key
 
 if TYPE_CHECKING:
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
 
 CONTRACT_VERSION = 1
 
-MAX_IMAGES = 64
 MAX_QUESTION_CHARS = 8_000
-MAX_NEW_TOKENS = 32_000
-MAX_CROPS = 16
 MAX_LABELS = 16
 MAX_LABEL_CHARS = 100
 MAX_TASK_BYTES = 64 * 1024
@@ -325,30 +323,33 @@ def read_task(data: object, *, task_id: str | None = None) -> Task:
     """
     if not isinstance(data, Mapping):
         raise InvalidTask("the task is not a JSON object")
+    version = data.get("version", CONTRACT_VERSION)
+    # Before anything else: a newer contract may have fields that are unknown here.
+    if isinstance(version, int) and version > CONTRACT_VERSION:
+        raise UnsupportedVersion(
+            f"this side reads contract version {CONTRACT_VERSION}, not {version}"
+        )
     if task_id is not None:
         if data.get("id", task_id) != task_id:
             raise InvalidTask("the task's id differs from the message's id")
         data = {**data, "id": task_id}
-    return _validated(Task, data)
+    return _validated(Task, json.dumps(data))
 
 
 def read_result(content: bytes) -> Result:
     """The result object's bytes as a `Result`. Raises `InvalidTask` when they are none."""
-    try:
-        data = json.loads(content)
-    except ValueError as exc:
-        raise InvalidTask(f"the result is not JSON: {exc}") from exc
-    return _validated(Result, data)
+    return _validated(Result, content)
 
 
 T = TypeVar("T")
 
 
-def _validated(cls: type[T], data: object) -> T:
+def _validated(cls: type[T], text: str | bytes) -> T:
+    """Strictly: "5" is no number. From JSON, where lists may be tuples and strings enums."""
     from pydantic import ValidationError
 
     try:
-        return cast("T", _adapter(cast("Hashable", cls)).validate_python(data))
+        return cast("T", _adapter(cast("Hashable", cls)).validate_json(text, strict=True))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or cls.__name__

@@ -5,6 +5,7 @@
     ├── InvalidTask              the task cannot be accepted as it is
     │   ├── UnknownKind
     │   ├── WrongImageCount
+    │   ├── UnsupportedVersion
     │   ├── InvalidImage         an image argument is of no known form, or cannot be read
     │   └── UnsupportedOption
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
@@ -57,6 +58,12 @@ class WrongImageCount(InvalidTask):
     """The kind takes fewer or more images than were given."""
 
     code = "image_count"
+
+
+class UnsupportedVersion(InvalidTask):
+    """The task was made for a newer contract than this one."""
+
+    code = "unsupported_version"
 
 
 class InvalidImage(InvalidTask):

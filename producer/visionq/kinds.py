@@ -15,6 +15,10 @@ from visionq.errors import InvalidTask, UnknownKind, WrongImageCount
 
 Parser = Literal["text", "table", "boxes"]
 
+MAX_IMAGES = 64
+MAX_CROPS = 16
+MAX_NEW_TOKENS = 32_000
+
 DESCRIBE_QUESTION = "Describe this picture: what it shows, and the details that matter."
 TABLE_PROMPT = (
     "Copy the table in this picture as comma-separated values, the header row first. "
@@ -47,6 +51,15 @@ class Kind:
     num_crops: int | None = None
     max_new_tokens: int = 1000
     parser: Parser = "text"
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for limits that no task could keep or the contract does not allow."""
+        if not 1 <= self.min_images <= self.max_images <= MAX_IMAGES:
+            raise ValueError(f"min_images and max_images must be 1 to {MAX_IMAGES}, in this order")
+        if self.num_crops is not None and not 1 <= self.num_crops <= MAX_CROPS:
+            raise ValueError(f"num_crops must be 1 to {MAX_CROPS}")
+        if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
+            raise ValueError(f"max_new_tokens must be 1 to {MAX_NEW_TOKENS}")
 
     def check(self, name: str, num_images: int, question: str | None) -> None:
         """Raise what is wrong with a task of this kind before anything is stored or run."""

@@ -29,7 +29,7 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from visionq.contract import MAX_TASK_BYTES, Failure, Lane, State, Status, Task, dump
-from visionq.errors import BrokerUnavailable, InvalidTask
+from visionq.errors import BrokerUnavailable, InvalidTask, SettingsError
 from visionq.names import Names, result_key
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ class Records:
             return list(parse_statuses(task_ids, pipe.execute()))
 
     def task_ids(self, limit: int) -> Iterator[str]:
-        """Up to `limit` ids that have a record, in no order (SCAN: costs what Redis holds)."""
+        """Up to `limit` ids that have a record, in no order. SCAN: costs what Redis holds."""
         prefix = self._names.record("")
         with mapped_errors():
             for index, key in enumerate(self._redis.scan_iter(match=f"{prefix}*", count=500)):
@@ -283,15 +283,20 @@ def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
     """A client that answers or fails within `timeout_seconds` per try.
 
     A connection that died while pooled is replaced once; every script here may safely run twice.
+    Raises `SettingsError` for a URL that is none.
     """
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-    )
+    try:
+        return redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
+    except ValueError as exc:
+        # The message could hold part of the password.
+        raise SettingsError("url is not redis://user:password@host:port/db") from exc
 
 
 def encode_task(task: Task) -> str:

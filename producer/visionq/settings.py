@@ -41,6 +41,7 @@ FILE_VARIABLE = "VISIONQ_SETTINGS"
 """Names the settings file; without it `settings.toml` of the working folder, if there is one."""
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
@@ -122,7 +123,8 @@ class LimitSettings(_Section):
     """What an image may be before it is opened."""
 
     max_image_bytes: int = Field(default=50 * 1024 * 1024, ge=1024)
-    max_image_pixels: int = Field(default=40_000_000, ge=1)
+    # Pillow refuses more than its own limit, twice 89,478,485, before ours is asked.
+    max_image_pixels: int = Field(default=40_000_000, ge=1, le=178_956_970)
     image_formats: Annotated[tuple[str, ...], *_FROM_ENVIRONMENT] = ("JPEG", "PNG", "WEBP")
 
 
@@ -142,7 +144,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     model: ModelSettings = ModelSettings()
     limits: LimitSettings = LimitSettings()
-    kinds: dict[str, Kind] = Field(default_factory=lambda: dict(BUILTIN_KINDS))
+    kinds: dict[KindName, Kind] = Field(default_factory=lambda: dict(BUILTIN_KINDS))
 
     @field_validator("kinds", mode="before")
     @classmethod

@@ -242,7 +242,7 @@ def test_an_answer_that_is_damaged_is_a_typed_error(
     handle = client.ocr(key)
     worker.store.put(result_key(handle.id), b'{"task_id": "cut o')
     worker.end(handle.id, State.SUCCESS)
-    with pytest.raises(InvalidTask, match="not JSON"):
+    with pytest.raises(InvalidTask, match="Invalid JSON"):
         handle.result(BOUND_SECONDS)
 
 

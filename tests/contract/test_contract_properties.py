@@ -63,7 +63,7 @@ tasks = st.builds(
     tenant=words,
     labels=labels,
     notify=st.none() | st.text(max_size=50),
-    version=st.integers(1, 3),
+    version=st.just(1),
 )
 results = st.builds(
     Result,

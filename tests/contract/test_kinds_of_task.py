@@ -75,3 +75,22 @@ def test_the_digest_follows_the_wording_and_nothing_else() -> None:
         Kind(prompt="Read it.", version=7, max_images=3, max_new_tokens=5).digest()
         == "b02891bd59b9e579"
     )
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        ({"max_images": 0}, "max_images"),
+        ({"min_images": 0}, "min_images"),
+        ({"min_images": 3, "max_images": 2}, "min_images"),
+        ({"max_images": 65}, "max_images"),
+        ({"num_crops": 0}, "num_crops"),
+        ({"num_crops": 17}, "num_crops"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+    ],
+)
+def test_a_kind_with_limits_no_task_could_keep_is_refused(
+    limits: dict[str, int], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        Kind(**limits)  # type: ignore[arg-type]

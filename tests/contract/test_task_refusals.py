@@ -1,11 +1,12 @@
 """What is no Task of version 1 is refused with an InvalidTask that names the field."""
 
+import re
 from typing import Any
 
 import pytest
 
 from visionq.contract import ImageRef, Options, Task, is_task_id, read_task
-from visionq.errors import InvalidTask
+from visionq.errors import InvalidTask, UnsupportedVersion
 
 TASK_ID = "0b0c1a9e-52a8-4b43-9a56-0a2f8a1d9a11"
 OTHER_ID = "7d3c0d2a-9a5f-4f6e-8f43-4b0c8a7be912"
@@ -248,18 +249,34 @@ def test_a_question_of_8001_characters_is_refused_and_one_of_8000_is_not() -> No
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    "changes",
     [
-        ({"question": "half a character: \ud83d"}, "question"),
-        ({"labels": {"half": "\ud83d"}}, "labels"),
-        ({"labels": {"\udc00": "half"}}, "labels"),
-        ({"images": [{"ref": "inputs/\ud83d"}]}, "image"),
+        {"question": "half a character: \ud83d"},
+        {"labels": {"half": "\ud83d"}},
+        {"labels": {"\udc00": "half"}},
+        {"images": [{"ref": "inputs/\ud83d"}]},
     ],
 )
-def test_text_that_cannot_be_written_as_utf_8_is_refused(
+def test_text_that_cannot_be_written_as_utf_8_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTask, match="Invalid JSON"):
+        read_task(message(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"options": {"max_new_tokens": "5"}}, "options.max_new_tokens"),
+        ({"options": {"max_new_tokens": True}}, "options.max_new_tokens"),
+        ({"options": {"temperature": "0"}}, "options.temperature"),
+        ({"deadline": True}, "deadline"),
+        ({"question": 5}, "question"),
+        ({"labels": {"a": 1}}, "labels.a"),
+    ],
+)
+def test_a_value_of_a_neighbouring_type_is_refused_and_not_converted(
     changes: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(InvalidTask, match=named):
+    with pytest.raises(InvalidTask, match=re.escape(named)):
         read_task(message(**changes))
 
 
@@ -268,5 +285,6 @@ def test_a_task_cannot_be_built_around_the_checks() -> None:
         Task(id=TASK_ID, kind="No Kind", images=())
 
 
-def test_a_task_of_a_later_version_is_read_so_that_its_version_can_be_reported() -> None:
-    assert read_task(message(version=2)).version == 2
+def test_a_task_of_a_later_version_is_refused_for_that_and_not_for_its_new_fields() -> None:
+    with pytest.raises(UnsupportedVersion, match="reads contract version 1, not 2"):
+        read_task(message(version=2, colour="red"))

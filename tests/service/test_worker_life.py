@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -238,3 +239,27 @@ def test_second_delivery_of_a_finished_task_changes_nothing(
     next_one.wait(SECONDS)
     assert handle.status().attempt == 1
     assert store.get(handle.result_key) == before
+
+
+def test_sigterm_while_starting_ends_the_worker_with_no_message_taken(
+    urls: LocalUrls, namespace: str, raw: redis.Redis, waiting_task: str, tmp_path: Path
+) -> None:
+    """It hangs on a store that never answers, as it would on a model that takes its time."""
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as mute, log.open("wb") as output:
+        port = mute.getsockname()[1]
+        env = environment(urls, namespace, VISIONQ_STORAGE__ENDPOINT_URL=f"http://127.0.0.1:{port}")
+        process = subprocess.Popen(
+            [BIN / "visionq-worker", "run"], env=env, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            mute.settimeout(SECONDS)
+            asked, _ = mute.accept()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SECONDS) == 0, log.read_text()
+            asked.close()
+        finally:
+            process.kill()
+            process.wait()
+    assert "told to stop while starting" in log.read_text()
+    assert raw.llen(f"{namespace}.interactive") == 1

@@ -235,3 +235,13 @@ def test_reading_settings_leaves_the_environment_alone(write: Any) -> None:
     before = dict(os.environ)
     assert isinstance(load_settings(), Settings)
     assert dict(os.environ) == before
+
+
+def test_a_kind_with_impossible_limits_or_a_bad_name_stops_at_start(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[kinds.ocr]\nmax_images = 0\n")
+    with pytest.raises(SettingsError, match=r"kinds\.ocr: .*max_images"):
+        load_settings(file)
+    file.write_text('[kinds."No Kind"]\nprompt = "x"\n')
+    with pytest.raises(SettingsError, match="No Kind"):
+        load_settings(file)

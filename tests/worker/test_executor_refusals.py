@@ -58,12 +58,6 @@ class RaisingEngine(ScriptedEngine):
             {"question": None}, "invalid_task", "kind 'ask' needs a question", id="no question"
         ),
         pytest.param(
-            {"version": 2},
-            "unsupported_version",
-            "this worker reads contract version 1, not 2",
-            id="newer contract",
-        ),
-        pytest.param(
             {"options": Options(schema={})},
             "unsupported_option",
             "schema and notify are not carried out",

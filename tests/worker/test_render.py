@@ -33,11 +33,6 @@ def test_several_images_have_a_numbered_tag_each() -> None:
     )
 
 
-def test_kind_without_images_has_no_tags() -> None:
-    prompt = render(task("Hello?", num_images=0), Kind(min_images=0))
-    assert prompt.text == "<|user|>\nHello?<|end|>\n<|assistant|>\n"
-
-
 def test_default_question_is_asked_when_the_task_has_none() -> None:
     prompt = render(task(), BUILTIN_KINDS["ocr"])
     assert prompt.text == (

@@ -7,6 +7,7 @@ here; `visionq-worker run` builds the same application with its own flags.
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
 from time import sleep
 from typing import TYPE_CHECKING, Any
@@ -49,16 +50,25 @@ class ServiceStep(bootsteps.StartStopStep):
             raise SystemExit(EXIT_START)
 
     def start(self, _worker: Any) -> None:
+        # Celery notes a SIGTERM and looks at it when it consumes; loading can take minutes.
+        finish_later = signal.signal(signal.SIGTERM, _leave_at_once)
         try:
             self._service.open()
         except StartError as error:
             log.critical("cannot start: %s", error)
             raise SystemExit(EXIT_START) from error
+        finally:
+            signal.signal(signal.SIGTERM, finish_later)
 
     def stop(self, _worker: Any) -> None:
         self._service.close()
 
     terminate = stop
+
+
+def _leave_at_once(*_: object) -> None:
+    log.info("told to stop while starting; no message was taken")
+    raise SystemExit(0)
 
 
 def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> Celery:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from time import monotonic, perf_counter, sleep
 
 from visionq.contract import (
-    CONTRACT_VERSION,
     Failure,
     FailureCode,
     Result,
@@ -123,9 +122,6 @@ class Executor:
         run.seconds["queue"] = max(0.0, run.attempt.now - run.attempt.submitted_at)
         if run.is_overdue():
             raise TaskError(FailureCode.EXPIRED, "the deadline passed before the task was started")
-        if task.version > CONTRACT_VERSION:
-            message = f"this worker reads contract version {CONTRACT_VERSION}, not {task.version}"
-            raise TaskError(FailureCode.UNSUPPORTED_VERSION, message)
         if task.options.schema is not None or task.notify is not None:
             raise TaskError(FailureCode.UNSUPPORTED_OPTION, "schema and notify are not carried out")
         try:

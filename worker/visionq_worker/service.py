@@ -8,7 +8,7 @@ import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from visionq.errors import BrokerUnavailable, StorageError
+from visionq.errors import BrokerUnavailable, SettingsError, StorageError
 from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records, connect
@@ -95,8 +95,8 @@ def open_records(settings: Settings) -> Records:
         client = connect(
             settings.broker.url.get_secret_value(), timeout_seconds=settings.broker.timeout_seconds
         )
-    except ValueError as exc:  # whose text may hold a piece of the password
-        raise StartError("broker: url is not redis://user:password@host:port/db") from exc
+    except SettingsError as exc:
+        raise StartError(f"broker: {exc}") from exc
     records = Records(
         client, Names(settings.broker.namespace), ttl_seconds=settings.broker.record_ttl_seconds
     )

@@ -69,10 +69,7 @@ class Sources:
             raise TaskError(FailureCode.INPUT_NOT_ALLOWED, "image URLs are switched off")
         if not ref.startswith("s3://"):
             return None, ref
-        try:
-            bucket, key = split_s3_url(ref)
-        except ValueError as exc:
-            raise TaskError(FailureCode.INVALID_TASK, "an s3:// URL has no bucket or key") from exc
+        bucket, key = split_s3_url(ref)
         if bucket != self._store.bucket and bucket not in self._allowed_buckets:
             raise TaskError(FailureCode.INPUT_NOT_ALLOWED, "the bucket is not allowed")
         return bucket, key

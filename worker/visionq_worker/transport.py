@@ -69,9 +69,11 @@ class Settler:
             self._unheard.put(command)
 
     def _remove(self, tag: str, *, queue_key: str | None = None, message: str = "") -> None:
-        with self._redis.pipeline() as pipe:
-            pipe.zrem(self._index_key, tag)
+        # A transaction only where a message would be lost without: its replies cost as much again,
+        # and a tag that stays in the index alone is removed by kombu's next look.
+        with self._redis.pipeline(transaction=queue_key is not None) as pipe:
             pipe.hdel(self._unacked_key, tag)
+            pipe.zrem(self._index_key, tag)
             if queue_key is not None:
                 pipe.rpush(queue_key, message)
             pipe.execute()

@@ -46,6 +46,8 @@ class ReferenceEngine:
         )
         self._loaded = loaded
         self._waiting: queue.SimpleQueue[tuple[Request, Handle] | None] = queue.SimpleQueue()
+        self._accepting = threading.Lock()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="visionq-engine", daemon=True)
         self._thread.start()
 
@@ -57,7 +59,11 @@ class ReferenceEngine:
 
     def submit(self, request: Request) -> Handle:
         handle = Handle()
-        self._waiting.put((request, handle))
+        with self._accepting:
+            if self._is_closed:
+                handle.fail(EngineError("the engine is closed", is_transient=True))
+            else:
+                self._waiting.put((request, handle))
         return handle
 
     def warm_up(self) -> None:
@@ -66,6 +72,8 @@ class ReferenceEngine:
         self.submit(Request(inputs=inputs, max_new_tokens=2)).result()
 
     def close(self) -> None:
+        with self._accepting:
+            self._is_closed = True
         self._waiting.put(None)
         self._thread.join()
 

@@ -1,0 +1,144 @@
+"""What is submitted, and the task that becomes of it: arguments checked, nothing touched."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import time
+from typing import Any, TypeAlias, TypedDict, cast
+
+from visionq.contract import Lane, Options, Task
+from visionq.errors import InvalidTask, UnsupportedOption
+from visionq.inputs import ImageArgument
+
+Images: TypeAlias = ImageArgument | Sequence[ImageArgument]
+
+ID_NAMESPACE = uuid.UUID("6f3c1b0e-6d0a-5c8e-9a55-0e4f7d1c2b3a")
+"""Of the UUIDv5 made from tenant and idempotency key. Never change it: retries rely on it."""
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What every submitting method takes beside kind, images and question.
+
+    `expires_in_seconds`: no answer is wanted after that. `idempotency_key`: the same key of the
+    same tenant is the same task, however often it is submitted.
+    """
+
+    max_new_tokens: int | None
+    temperature: float
+    top_p: float
+    seed: int | None
+    num_crops: int | None
+    schema: dict[str, Any] | None
+    lane: Lane | str
+    expires_in_seconds: float | None
+    tenant: str
+    labels: Mapping[str, str]
+    notify: str | None
+    idempotency_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One element of `submit_many`."""
+
+    kind: str
+    images: Images
+    question: str | None = None
+    options: SubmitOptions | None = None
+
+    @property
+    def is_idempotent(self) -> bool:
+        return bool(self.options and self.options.get("idempotency_key"))
+
+
+def draft(submission: Submission) -> Task:
+    """The task of a submission, its images still missing. Raises `InvalidTask`.
+
+    Made before the images are uploaded: a task that is refused leaves nothing behind.
+    """
+    return _build(submission.kind, submission.question, **(submission.options or {}))
+
+
+def _build(
+    kind: str,
+    question: str | None,
+    *,
+    lane: Lane | str = Lane.INTERACTIVE,
+    expires_in_seconds: float | None = None,
+    tenant: str = "default",
+    labels: Mapping[str, str] | None = None,
+    notify: str | None = None,
+    idempotency_key: str | None = None,
+    **options: Any,
+) -> Task:
+    if notify is not None:
+        raise UnsupportedOption("notify: webhooks are not carried out by this version")
+    if options.get("schema") is not None:
+        raise UnsupportedOption("schema: schema output is not carried out by this version")
+    return Task(
+        id=_task_id(tenant, idempotency_key),
+        kind=kind,
+        images=(),
+        question=question,
+        options=_options(options),
+        lane=_lane(lane),
+        deadline=_deadline(expires_in_seconds),
+        tenant=tenant,
+        labels=_labels(labels),
+    )
+
+
+def as_list(images: Images) -> list[ImageArgument]:
+    """One image argument or several, as a list."""
+    if isinstance(images, list | tuple):
+        return list(images)
+    return [cast("ImageArgument", images)]
+
+
+async def read_uploads(submission: Submission) -> Submission:
+    """The submission with FastAPI's upload objects replaced by their bytes."""
+    images: list[Any] = []
+    for image in as_list(submission.images):
+        read = getattr(image, "read", None)
+        images.append(await read() if inspect.iscoroutinefunction(read) else image)
+    return replace(submission, images=images)
+
+
+def _task_id(tenant: str, idempotency_key: str | None) -> str:
+    if idempotency_key is None:
+        return str(uuid.uuid4())
+    if not idempotency_key:
+        raise InvalidTask("an idempotency_key may not be empty: all such tasks would be one")
+    return str(uuid.uuid5(ID_NAMESPACE, f"{tenant}\0{idempotency_key}"))
+
+
+def _lane(lane: Lane | str) -> Lane:
+    try:
+        return Lane(lane)
+    except ValueError:
+        raise InvalidTask(f"no lane {lane!r}; there are {', '.join(Lane)}") from None
+
+
+def _deadline(expires_in_seconds: Any) -> float | None:
+    if expires_in_seconds is None:
+        return None
+    is_number = isinstance(expires_in_seconds, int | float)
+    if not is_number or isinstance(expires_in_seconds, bool) or not expires_in_seconds > 0:
+        raise InvalidTask("expires_in_seconds must be a number above 0")
+    return time() + float(expires_in_seconds)
+
+
+def _labels(given: object) -> dict[str, str]:
+    if not isinstance(given, Mapping | None):
+        raise InvalidTask("labels must be a mapping")
+    return dict(given or {})
+
+
+def _options(given: dict[str, Any]) -> Options:
+    try:
+        return Options(**given)
+    except TypeError as exc:
+        raise InvalidTask(f"no such option: {exc}") from exc
