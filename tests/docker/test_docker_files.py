@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
+
 from visionq.settings import Settings
 
 ROOT = Path(__file__).parents[2]
