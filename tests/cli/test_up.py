@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-import redis
 
 from tests.cli.commands import json_of, visionq
+from tests.support.killing import wait_for_disk
 from tests.support.waiting import wait_until
-from visionq.local import read_urls
+from visionq.local import LocalUrls, read_urls
 
 BIN = Path(sys.executable).parent
 SECONDS = 90.0
@@ -82,13 +82,10 @@ def wait_for_servers(up: Up) -> list[psutil.Process]:
     return up.family()
 
 
-def wait_for_disk(state: Path) -> None:
-    """Valkey may lose its last second when it is killed; not what has been synced."""
+def _urls(state: Path) -> LocalUrls:
     urls = read_urls(state)
     assert urls is not None
-    with redis.Redis.from_url(urls.broker_url) as client:
-        num_synced, _ = client.waitaof(1, 0, 10_000)
-    assert num_synced == 1
+    return urls
 
 
 def assert_gone(family: list[psutil.Process]) -> None:
@@ -109,7 +106,7 @@ def test_nothing_outlives_a_killed_up_and_its_task_is_answered_by_the_next_one(
         family = wait_for_servers(up)
         assert len(family) == 4  # the command, Valkey, rclone, one worker
         task_id = visionq({}, *here, "submit", "cars", pictures / "shelf_after.png").stdout.strip()
-        wait_for_disk(tmp_path / "state")
+        wait_for_disk(_urls(tmp_path / "state"))
         up.process.kill()
         up.wait()
         _, alive = psutil.wait_procs(family, timeout=SECONDS)

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from tests.client.hand_worker import HandWorker
+from tests.support.killing import kill_valkey
 from visionq import (
     AsyncClient,
     AsyncTaskHandle,
@@ -325,7 +326,7 @@ def test_an_asyncio_wait_sits_out_a_redis_that_is_away(
             handle = await client.ocr("inputs/a")
             waiting = asyncio.create_task(handle.wait(BOUND_SECONDS))
             await until(own_worker.raw.pubsub_channels)
-            own_servers.kill("valkey")
+            kill_valkey(own_servers)
             with pytest.raises(BrokerUnavailable):
                 await handle.status()
             with pytest.raises(BrokerUnavailable):

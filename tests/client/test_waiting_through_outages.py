@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from tests.client.hand_worker import HandWorker
+from tests.support.killing import kill_valkey
 from tests.support.waiting import wait_until
 from visionq import BrokerUnavailable, Client, State, Submission, TaskHandle, WaitTimeout
 from visionq.local import LocalServers
@@ -104,7 +105,7 @@ def test_a_waiter_sits_out_a_redis_that_is_away(
 ) -> None:
     handle = own_client.ocr("inputs/a")
     future = waiting_in(threads, handle, own_worker)
-    valkey.kill("valkey")
+    kill_valkey(valkey)
     with pytest.raises(BrokerUnavailable):
         handle.status()
     assert not future.done()
@@ -117,7 +118,7 @@ def test_a_wait_may_begin_while_redis_is_away(
     valkey: LocalServers, own_client: Client, own_worker: HandWorker, threads: ThreadPoolExecutor
 ) -> None:
     handle = own_client.ocr("inputs/a")
-    valkey.kill("valkey")
+    kill_valkey(valkey)
     future = threads.submit(handle.wait, BOUND_SECONDS)
     with pytest.raises(BrokerUnavailable):
         handle.wait(0.3)
@@ -134,7 +135,7 @@ def test_a_wait_that_ends_while_redis_is_away_says_so_in_time(
     handle = own_client.ocr("inputs/a")
     with pytest.raises(WaitTimeout):
         handle.wait(0.1)
-    valkey.kill("valkey")
+    kill_valkey(valkey)
     for timeout in (0.0, 1.0):
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable, match=f"still waiting for task {handle.id}"):
@@ -148,7 +149,7 @@ def test_what_waits_for_an_answer_gets_it_after_the_outage(
     handle = own_client.ocr("inputs/a")
     future = threads.submit(handle.result, BOUND_SECONDS)
     wait_until(lambda: is_subscribed(own_worker, handle), what="a subscription")
-    valkey.kill("valkey")
+    kill_valkey(valkey)
     valkey.restart("valkey")
     own_worker.succeed(handle.id, "late, but here")
     assert future.result(BOUND_SECONDS).text == "late, but here"
@@ -158,7 +159,7 @@ def test_submitting_works_again_when_redis_is_back(
     valkey: LocalServers, own_client: Client, own_worker: HandWorker
 ) -> None:
     own_client.ocr("inputs/a")
-    valkey.kill("valkey")
+    kill_valkey(valkey)
     with pytest.raises(BrokerUnavailable):
         own_client.ocr("inputs/a")
     valkey.restart("valkey")

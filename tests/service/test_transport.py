@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from tests.support.killing import kill_valkey
 from visionq.local import LocalServers
 from visionq.names import Names
 from visionq.records import connect
@@ -76,8 +77,7 @@ def test_requeue_of_a_message_that_was_settled_adds_nothing(
 def test_what_redis_did_not_hear_is_said_again(
     own_servers: LocalServers, settler: Settler, own_raw: redis.Redis, how: str
 ) -> None:
-    own_raw.config_set("appendfsync", "always")
-    own_servers.kill("valkey")
+    kill_valkey(own_servers)
     getattr(settler, how)(TAG)
     settler.retry()
     own_servers.restart("valkey")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.killing import kill_valkey
 from tests.support.waiting import wait_until
 from tests.support.workers import BIN, READY_SECONDS, environment, running_worker
 from visionq import Client, State, StoreAddress
@@ -206,7 +207,7 @@ def test_redis_restart_with_tasks_running_loses_none(
     with running_worker(environment(own_servers.urls, "own"), tmp_path / "log") as process:
         handles = [own_client.ask(picture, f"{n}?", max_new_tokens=150) for n in range(8)]
         wait_until(lambda: handles[0].status().generated_tokens, seconds=SECONDS)
-        own_servers.kill("valkey")
+        kill_valkey(own_servers)
         own_servers.restart("valkey")
         states = [handle.wait(SECONDS).state for handle in handles]
         assert states == [State.SUCCESS] * 8

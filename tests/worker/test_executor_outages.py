@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.killing import kill_valkey
 from tests.support.scripted import ScriptedEngine
 from tests.support.waiting import wait_until
 from tests.worker.workbench import HeldEngine, Workbench, down, running, workbench
@@ -41,7 +42,7 @@ def test_result_object_is_stored_before_the_record_ends(
     breakable: LocalServers, breakable_bench: BenchWith
 ) -> None:
     """Redis dies while the model works and stays away: the object is there, the record is not."""
-    bench = breakable_bench(InterruptedEngine(lambda: breakable.kill("valkey")))
+    bench = breakable_bench(InterruptedEngine(lambda: kill_valkey(breakable)))
     task = bench.task()
     try:
         with pytest.raises(Postponed, match=r"^the result is stored; Redis did not answer$"):
@@ -63,7 +64,7 @@ def test_short_outage_of_redis_is_sat_out(
     back = threading.Event()
 
     def die_for_a_moment() -> None:
-        breakable.kill("valkey")
+        kill_valkey(breakable)
 
         def return_once_missed() -> None:
             wait_until(lambda: bench.store.exists(task.result_key))
