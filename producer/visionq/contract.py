@@ -109,10 +109,9 @@ class ImageRef:
     ref: str
 
     def __post_init__(self) -> None:
-        _require(
-            _is_text(self.ref) and _REFERENCE.fullmatch(self.ref) is not None,
-            f"image reference {str(self.ref)[:80]!r} is no key, s3:// or https:// URL",
-        )
+        if not _is_text(self.ref) or _REFERENCE.fullmatch(self.ref) is None:
+            name = str(self.ref)[:80]
+            raise InvalidTask(f"image reference {name!r} is no key, s3:// or https:// URL")
         _require(".." not in self.ref.split("/"), "an image reference may not contain '..'")
 
 
@@ -157,7 +156,8 @@ class Task:
     version: int = CONTRACT_VERSION
 
     def __post_init__(self) -> None:
-        _require(is_task_id(self.id), f"task id {self.id!r} is not a lower-case UUID")
+        if not is_task_id(self.id):
+            raise InvalidTask(f"task id {self.id!r} is not a lower-case UUID")
         _require_match("kind", _KIND, self.kind)
         _require_match("tenant", _TENANT, self.tenant)
         _require(len(self.images) <= MAX_IMAGES, f"more than {MAX_IMAGES} images")
@@ -397,22 +397,22 @@ def _is_text(value: object) -> bool:
 
 
 def _require_match(name: str, pattern: re.Pattern[str], value: object) -> None:
-    _require(
-        isinstance(value, str) and pattern.fullmatch(value) is not None,
-        f"{name} {str(value)[:80]!r} does not match {pattern.pattern}",
-    )
+    if not isinstance(value, str) or pattern.fullmatch(value) is None:
+        raise InvalidTask(f"{name} {str(value)[:80]!r} does not match {pattern.pattern}")
 
 
 def _require_int(name: str, value: Any, low: int, high: int) -> None:
     if value is None:
         return
     is_int = isinstance(value, int) and not isinstance(value, bool)
-    _require(is_int and low <= value <= high, f"{name} must be a whole number, {low} to {high}")
+    if not is_int or not low <= value <= high:
+        raise InvalidTask(f"{name} must be a whole number, {low} to {high}")
 
 
 def _require_number(name: str, value: Any, low: float, high: float) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    _require(is_number and low <= value <= high, f"{name} must be a number, {low} to {high}")
+    if not is_number or not low <= value <= high:
+        raise InvalidTask(f"{name} must be a number, {low} to {high}")
 
 
 def _require_labels(labels: object) -> None:

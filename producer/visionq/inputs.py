@@ -45,26 +45,8 @@ ImageArgument: TypeAlias = Union[
 MAX_UPLOAD_BYTES = 50 * 1024 * 1024
 
 
-def reference(argument: ImageArgument, store: ObjectStore) -> ImageRef:
-    """The argument as a reference, uploaded first where it is bytes.
-
-    Raises `InvalidImage` for what is no image argument, `StorageError` when uploading fails.
-    """
-    found = _as_reference(argument)
-    if found is not None:
-        return found
-    content = _content(argument)
-    if not content:
-        raise InvalidImage("the image is empty")
-    if len(content) > MAX_UPLOAD_BYTES:
-        raise InvalidImage(f"the image has {len(content)} bytes, the limit is {MAX_UPLOAD_BYTES}")
-    key = input_key(content)
-    if not store.exists(key):
-        store.put(key, content)
-    return ImageRef(ref=key)
-
-
-def _as_reference(argument: ImageArgument) -> ImageRef | None:
+def as_reference(argument: ImageArgument) -> ImageRef | None:
+    """The argument if it is a reference already, or None. Raises `InvalidImage` for a wrong one."""
     if isinstance(argument, ImageRef):
         return argument
     if isinstance(argument, str) and argument.startswith(
@@ -74,6 +56,22 @@ def _as_reference(argument: ImageArgument) -> ImageRef | None:
             raise InvalidImage("image URLs must be https")
         return ImageRef(ref=argument)
     return None
+
+
+def upload(argument: ImageArgument, store: ObjectStore) -> ImageRef:
+    """Store an argument that is no reference, unless it is there already.
+
+    Raises `InvalidImage` for what is no image argument, `StorageError` when uploading fails.
+    """
+    content = _content(argument)
+    if not content:
+        raise InvalidImage("the image is empty")
+    if len(content) > MAX_UPLOAD_BYTES:
+        raise InvalidImage(f"the image has {len(content)} bytes, the limit is {MAX_UPLOAD_BYTES}")
+    key = input_key(content)
+    if not store.exists(key):
+        store.put(key, content)
+    return ImageRef(ref=key)
 
 
 def _content(argument: Any) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from time import time
 from typing import Any, TypeAlias, TypedDict, cast
 
-from visionq.contract import Lane, Options, Task
+from visionq.contract import ImageRef, Lane, Options, Task
 from visionq.errors import InvalidTask, UnsupportedOption
 from visionq.inputs import ImageArgument
 
@@ -54,16 +54,17 @@ class Submission:
         return bool(self.options and self.options.get("idempotency_key"))
 
 
-def draft(submission: Submission) -> Task:
-    """The task of a submission, its images still missing. Raises `InvalidTask`.
+def draft(submission: Submission, images: tuple[ImageRef, ...]) -> Task:
+    """The task of a submission, with those of its images that are stored already.
 
-    Made before the images are uploaded: a task that is refused leaves nothing behind.
+    Raises `InvalidTask`: made before the others are uploaded.
     """
-    return _build(submission.kind, submission.question, **(submission.options or {}))
+    return _build(submission.kind, images, submission.question, **(submission.options or {}))
 
 
 def _build(
     kind: str,
+    images: tuple[ImageRef, ...],
     question: str | None,
     *,
     lane: Lane | str = Lane.INTERACTIVE,
@@ -81,7 +82,7 @@ def _build(
     return Task(
         id=_task_id(tenant, idempotency_key),
         kind=kind,
-        images=(),
+        images=images,
         question=question,
         options=_options(options),
         lane=_lane(lane),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from visionq.broker import Publisher
 from visionq.contract import Result, State, Status, Task, read_result
 from visionq.errors import TaskExpired, TaskFailed, TaskRevoked
-from visionq.inputs import reference
+from visionq.inputs import as_reference, upload
 from visionq.kinds import Kind, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
@@ -90,8 +90,15 @@ class Submitter:
         images = as_list(submission.images)
         kind = find_kind(self._kinds, submission.kind)
         kind.check(submission.kind, len(images), submission.question)
-        task = draft(submission)
-        return replace(task, images=tuple(reference(image, self.store) for image in images))
+        known = [as_reference(image) for image in images]
+        task = draft(submission, tuple(found for found in known if found is not None))
+        if None not in known:
+            return task
+        # Only now: a task that is refused leaves nothing behind.
+        stored = [
+            found or upload(image, self.store) for found, image in zip(known, images, strict=True)
+        ]
+        return replace(task, images=tuple(stored))
 
 
 def raise_for_state(status: Status) -> None:
