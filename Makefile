@@ -39,5 +39,5 @@ bench: setup ## what the queue and the store cost, as ratios within one run
 lock: ## rewrite requirements.txt from the ranges in the project files (needs uv)
 	@sh tools/lock.sh
 
-clean: ## remove everything that the commands above created
-	rm -rf .venv .state .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove what the commands above created in this folder
+	rm -rf .venv .state .mypy_cache .ruff_cache .import_linter_cache .hypothesis

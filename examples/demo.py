@@ -61,14 +61,17 @@ def main() -> int:
     model = parser.parse_args().model
     STATE_FOLDER.mkdir(parents=True, exist_ok=True)
     log = STATE_FOLDER / "worker.log"
+    log.unlink(missing_ok=True)
     try:
         with running_service(
             STATE_FOLDER, worker_flags=[f"--model={model}"], worker_log=log
         ) as service:
             show_all(service, is_noise=model == "tiny")
     except VisionqError as error:
-        print(f"demo: {error}\n\nThe worker's last lines ({log}):", file=sys.stderr)
-        print("\n".join(log.read_text().splitlines()[-5:]), file=sys.stderr)
+        print(f"demo: {error}", file=sys.stderr)
+        if log.exists():
+            print("\nThe worker's last lines:", file=sys.stderr)
+            print("\n".join(log.read_text().splitlines()[-5:]), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
@@ -88,7 +91,7 @@ def show_all(service: Service, *, is_noise: bool) -> None:
         for job, handle in zip(JOBS, handles, strict=True):
             print(f"\n{job.title}: {', '.join(job.pictures)}\n  {job.question}")
             follow(handle, ProgressLine(sys.stdout, "  "), check=service.check)
-            show(handle.result(0), handle)
+            show(handle.result(0), handle, urls.s3_bucket)
 
 
 def submit(client: Client, job: Job, limit: int | None) -> TaskHandle:
@@ -96,7 +99,7 @@ def submit(client: Client, job: Job, limit: int | None) -> TaskHandle:
     return client.submit(job.kind, pictures, job.question, max_new_tokens=limit)
 
 
-def show(result: Result, handle: TaskHandle) -> None:
+def show(result: Result, handle: TaskHandle, bucket: str) -> None:
     seconds = result.timings
     assert result.usage is not None
     assert result.verdict is not None
@@ -112,7 +115,7 @@ def show(result: Result, handle: TaskHandle) -> None:
         f"  {result.usage.prompt_tokens} prompt tokens ({result.usage.image_tokens} of images), "
         f"{result.usage.completion_tokens} generated"
     )
-    print(f"  stored as s3://visionq/{handle.result_key}")
+    print(f"  stored as s3://{bucket}/{handle.result_key}")
 
 
 if __name__ == "__main__":

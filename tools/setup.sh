@@ -22,19 +22,29 @@ fi
 find_python() {
   for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      command -v "$candidate"
+      python=$candidate
       return
     fi
   done
   die "no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python3 ..."
 }
 
+# Debian's python3 may come without ensurepip; a pip of its own can then fill an environment.
+make_venv() {
+  if "$python" -m venv .venv 2>/dev/null; then return; fi
+  rm -rf .venv
+  if "$python" -m venv --without-pip .venv 2>/dev/null &&
+    "$python" -m pip --python .venv/bin/python install --quiet pip 2>/dev/null; then return; fi
+  rm -rf .venv
+  die "this python3 can make no environment; on Debian and Ubuntu: apt install python3-venv, or install uv"
+}
+
 install_with_uv() {
   say "using uv: $(uv --version)"
-  [ -x .venv/bin/python ] || uv venv --quiet --python "$(find_python)" .venv
+  uv venv --quiet --python "$python" .venv
   VIRTUAL_ENV=$PWD/.venv
   export VIRTUAL_ENV
-  install_torch_with_uv uv
+  install_torch_with_uv uv || install_cuda_torch uv pip
   say "installing the packages of requirements.txt"
   uv pip install --quiet --require-hashes -r requirements.txt
   say "installing visionq and visionq-worker from this folder"
@@ -51,14 +61,15 @@ install_torch_with_uv() {
   fi
 }
 
+# The arguments are the installer.
+install_cuda_torch() {
+  say "no CPU build within reach: downloading the CUDA build of torch, several GB"
+  "$@" install "$torch"
+}
+
 install_with_pip() {
   say "using pip (uv is not on PATH)"
-  if [ ! -x .venv/bin/python ]; then
-    "$(find_python)" -m venv .venv || {
-      rm -rf .venv
-      die "python3 has no working venv module; on Debian and Ubuntu: apt install python3-venv, or install uv"
-    }
-  fi
+  make_venv
   pip=".venv/bin/python -m pip --disable-pip-version-check --quiet"
   $pip install --upgrade 'pip>=25.1'
   install_torch_with_pip
@@ -78,13 +89,15 @@ install_torch_with_pip() {
   $pip install uv
   VIRTUAL_ENV=$PWD/.venv
   export VIRTUAL_ENV
-  if install_torch_with_uv .venv/bin/uv; then return; fi
-  say "no CPU build within reach: downloading the CUDA build of torch, several GB"
-  $pip install "$torch"
+  # Unquoted: the installer is several words.
+  install_torch_with_uv .venv/bin/uv || install_cuda_torch $pip
 }
 
 started=$(date +%s)
 say "preparing .venv (once; later runs start at once)"
+find_python
+# Made anew: an environment of another tool, or a broken one, cannot be filled reliably.
+rm -rf .venv
 if command -v uv >/dev/null 2>&1; then install_with_uv; else install_with_pip; fi
 printf '%s' "$fingerprint" > "$stamp"
 say "done in $(($(date +%s) - started)) s"

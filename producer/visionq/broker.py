@@ -7,6 +7,7 @@ subscribes to every task's channel and never reads the replies of those nobody w
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -55,6 +56,7 @@ class Publisher:
         self._app = Celery("visionq-producer", broker=url, set_as_current=False)
         self._app.conf.update(
             task_serializer="json",
+            **tls_conf(url),
             broker_transport_options={
                 "socket_timeout": timeout_seconds,
                 "socket_connect_timeout": timeout_seconds,
@@ -107,6 +109,17 @@ class Publisher:
             headers=message.headers,
             **message.properties,
         )
+
+
+def tls_conf(url: str) -> dict[str, Any]:
+    """Celery's settings for `rediss://`, which without them checks no certificate.
+
+    Empty for `redis://`.
+    """
+    if not url.startswith("rediss://"):
+        return {}
+    check = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return {"broker_use_ssl": check, "redis_backend_use_ssl": check}
 
 
 @contextmanager

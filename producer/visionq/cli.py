@@ -208,6 +208,7 @@ def submit(
     with session.client() as client:
         handle = client.submit(kind, list(images), question, **options)
         if is_waiting:
+            click.echo(handle.id, err=True)
             _print_result(_awaited(handle, timeout), as_json=as_json)
         elif as_json:
             _print_json({"id": handle.id, "result_key": handle.result_key})

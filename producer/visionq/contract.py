@@ -333,7 +333,10 @@ def read_task(data: object, *, task_id: str | None = None) -> Task:
         if data.get("id", task_id) != task_id:
             raise InvalidTask("the task's id differs from the message's id")
         data = {**data, "id": task_id}
-    return _validated(Task, json.dumps(data))
+    text = json.dumps(data)
+    if len(text) > 2 * MAX_TASK_BYTES:  # as ASCII a character may take six
+        raise InvalidTask(f"the task is larger than {MAX_TASK_BYTES} bytes")
+    return _validated(Task, text)
 
 
 def read_result(content: bytes) -> Result:

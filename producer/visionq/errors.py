@@ -125,11 +125,13 @@ class TaskFailed(TaskNotDone):
         self, message: str | None = None, code: str = "unknown", retryable: bool = False
     ) -> None:
         super().__init__(message)
+        # All three: Celery and pickle carry `args` and build the error from them again.
+        self.args = (str(self.args[0]), code, retryable)
         self.code = code
         self.retryable = retryable
 
-    def __reduce__(self) -> tuple[type[TaskFailed], tuple[str, str, bool]]:
-        return type(self), (str(self), self.code, self.retryable)
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TaskRevoked(TaskNotDone):

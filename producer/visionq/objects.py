@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from visionq.errors import (
@@ -66,6 +65,7 @@ class ObjectStore:
         self._timeout_seconds = timeout_seconds
         self._max_connections = max_connections
         self._building = threading.Lock()
+        self._built: S3Client | None = None
 
     def put(self, key: str, content: bytes, content_type: str = "application/octet-stream") -> None:
         with self._mapped_errors(key):
@@ -100,11 +100,17 @@ class ObjectStore:
             self._client.head_bucket(Bucket=self.bucket)
 
     def close(self) -> None:
-        if "_client" in self.__dict__:
-            self._client.close()
+        if self._built is not None:
+            self._built.close()
 
-    @cached_property
+    @property
     def _client(self) -> S3Client:
+        with self._building:
+            if self._built is None:
+                self._built = self._build()
+            return self._built
+
+    def _build(self) -> S3Client:
         import boto3
         from botocore.config import Config
 
@@ -120,15 +126,14 @@ class ObjectStore:
             response_checksum_validation="when_required",
         )
         # boto3's default session is not made for several threads; a session of one's own is.
-        with self._building:
-            return boto3.session.Session().client(
-                "s3",
-                endpoint_url=self._address.endpoint_url,
-                region_name=self._address.region,
-                aws_access_key_id=self._address.access_key,
-                aws_secret_access_key=self._address.secret_key,
-                config=config,
-            )
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self._address.endpoint_url,
+            region_name=self._address.region,
+            aws_access_key_id=self._address.access_key,
+            aws_secret_access_key=self._address.secret_key,
+            config=config,
+        )
 
     @contextmanager
     def _mapped_errors(self, key: str, *, is_bucket: bool = False) -> Iterator[None]:

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
 from visionq.contract import State, Status
-from visionq.errors import WaitTimeout
+from visionq.errors import BrokerUnavailable, WaitTimeout
 
 if TYPE_CHECKING:
     from visionq.client import TaskHandle
@@ -62,12 +62,20 @@ def follow(
             except WaitTimeout:
                 if deadline is not None and monotonic() >= deadline:
                     raise
-                line.show(handle.status())
+                # Looked at as well: over a slow link one wait may be too short to learn anything.
+                status = handle.status()
+            except BrokerUnavailable:
+                # An outage is sat out for as long as there is time.
+                if deadline is not None and monotonic() >= deadline:
+                    raise
                 if check is not None:
                     check()
-            else:
-                line.show(status)
+                continue
+            line.show(status)
+            if status.is_done:
                 return status
+            if check is not None:
+                check()
     finally:
         line.end()
 

@@ -82,7 +82,7 @@ class StorageSettings(_Section):
     """The S3-compatible store of inputs and results."""
 
     bucket: Name = "visionq"
-    endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://[^/]+")
     region: str = "us-east-1"
     access_key: SecretStr | None = None
     secret_key: SecretStr | None = None
@@ -102,7 +102,7 @@ class StorageSettings(_Section):
 class WorkerSettings(_Section):
     """One worker process: how much it takes at once, and how it ends."""
 
-    concurrency: int = Field(default=8, ge=1, le=256)
+    concurrency: int = Field(default=2, ge=1, le=256)
     progress_seconds: Seconds = 0.5
     retry_seconds: Seconds = 5.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

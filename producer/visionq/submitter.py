@@ -7,7 +7,7 @@ other way.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from visionq.broker import Publisher
 from visionq.contract import Result, State, Status, Task, read_result
@@ -25,7 +25,7 @@ from visionq.watch import Watch
 class Parts:
     """What both clients are made of."""
 
-    broker_url: str
+    broker_url: str = field(repr=False)  # holds the password
     store: StoreAddress
     names: Names
     kinds: Mapping[str, Kind]
@@ -64,12 +64,12 @@ class Submitter:
     def submit_many(self, submissions: Sequence[Submission]) -> list[str]:
         tasks = [self._build(submission) for submission in submissions]
         found = self.records.create_many(tasks)
-        # By id: the same idempotency key may stand in one call twice.
-        unsent = {
-            task.id: (task, submission)
-            for task, submission, record in zip(tasks, submissions, found, strict=True)
-            if record is None or record.needs_message
-        }
+        # By id, the first one winning as it does in the record: the same idempotency key may stand
+        # in one call twice.
+        unsent: dict[str, tuple[Task, Submission]] = {}
+        for task, submission, record in zip(tasks, submissions, found, strict=True):
+            if record is None or record.needs_message:
+                unsent.setdefault(task.id, (task, submission))
         self._publisher.publish_many([task for task, _ in unsent.values()])
         marked = [task.id for task, submission in unsent.values() if submission.is_idempotent]
         if marked:

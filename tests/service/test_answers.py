@@ -141,6 +141,7 @@ def test_celery_result_of_a_failed_task_is_a_failure(service: Client, other_app:
     with pytest.raises(TaskFailed) as caught:
         AsyncResult(handle.id, app=other_app).get(timeout=SECONDS)
     assert "no image" in str(caught.value)
+    assert (caught.value.code, caught.value.retryable) == ("not_an_image", False)
     with pytest.raises(TaskFailed) as ours:
         handle.result(SECONDS)
     assert ours.value.code == "not_an_image"

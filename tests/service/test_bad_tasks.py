@@ -137,6 +137,20 @@ MALFORMED: dict[str, str] = {
         _celery_message("gAR9lC4=", **{"content-type": "application/x-python-serialize"})
     ),
     "no headers": json.dumps(_celery_message("W1tdLHt9LHt9XQ==", headers={})),
+    "arguments are no list": json.dumps(_celery_message("W3t9LHt9LHt9XQ==")),
+    "keyword arguments are no object": json.dumps(_celery_message("W1tdLFtdLHt9XQ==")),
+    "embedded is no object": json.dumps(_celery_message("W1tdLHt9LFsieCJdXQ==")),
+    "embedded callbacks are a number": json.dumps(
+        _celery_message("W1tdLHt9LHsiY2FsbGJhY2tzIjo1fV0=")
+    ),
+    "task of somebody else": json.dumps(
+        _celery_message("W1tdLHt9LHt9XQ==", headers={"task": "their.task", "id": "x"})
+    ),
+    "root id is a list": json.dumps(
+        _celery_message(
+            "W1tdLHt9LHt9XQ==", headers={"task": "visionq.run", "id": "x", "root_id": []}
+        )
+    ),
     "task name is a number": json.dumps(
         _celery_message("W1tdLHt9LHt9XQ==", headers={"task": 1, "id": "x"})
     ),
@@ -164,14 +178,24 @@ def test_malformed_message_is_kept_in_the_dead_list(
     assert answered.wait(SECONDS).state is State.SUCCESS
 
 
-def test_unknown_celery_task_is_refused_and_the_worker_goes_on(
-    service: Client, urls: LocalUrls, pictures: Path
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"time_limit": 5, "soft_time_limit": 3},
+        {"countdown": 3600},
+        {"expires": -5},
+        {"headers": {"timelimit": 5, "eta": 17, "expires": []}},
+    ],
+)
+def test_options_that_a_worker_of_threads_cannot_carry_out_do_no_harm(
+    urls: LocalUrls, service: Client, store: ObjectStore, pictures: Path, options: dict[str, Any]
 ) -> None:
+    store.put("photos/small.png", (pictures / "shelf_after.png").read_bytes())
     app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
-    sent = app.send_task("somebody.elses.task", queue=QUEUE)
-    wait_until(lambda: sent.state == "FAILURE", seconds=SECONDS)
-    answered = service.ask(pictures / "shelf_after.png", "Still there?", max_new_tokens=1)
-    assert answered.wait(SECONDS).state is State.SUCCESS
+    task = {"kind": "ocr", "images": [IMAGE], "options": {"max_new_tokens": 1}}
+    sent = app.send_task("visionq.run", kwargs={"task": task}, queue=QUEUE, **options)
+    wait_until(lambda: service.status(sent.id).is_known, seconds=SECONDS)
+    assert service.wait(sent.id, SECONDS).state is State.SUCCESS
 
 
 def test_celery_id_that_is_no_uuid_fails_without_a_record(service: Client, urls: LocalUrls) -> None:

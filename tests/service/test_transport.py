@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 
 import pytest
 import redis
 
 from tests.support.killing import kill_valkey
+from visionq.broker import tls_conf
 from visionq.local import LocalServers
 from visionq.names import Names
 from visionq.records import connect
+from visionq.settings import load_settings
 from visionq_worker import transport
-from visionq_worker.transport import Settler, check_kombu
+from visionq_worker.app import build_app
+from visionq_worker.transport import InteractiveFirst, Settler, check_kombu
 
 TAG = "tag-1"
 MESSAGE = {"body": "e30=", "properties": {"delivery_tag": TAG}}
@@ -92,3 +96,19 @@ def test_this_kombu_has_the_private_names_we_lean_on(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(transport, "PRIVATE_NAMES", ("_brpop_read", "_no_such_name"))
     with pytest.raises(RuntimeError, match="_no_such_name"):
         check_kombu()
+
+
+def test_queues_are_looked_at_in_the_order_of_their_lanes() -> None:
+    order = InteractiveFirst()
+    order.update({"photos.bulk", "photos.interactive", "zoo"})
+    assert order.consume(3) == ["photos.interactive", "photos.bulk", "zoo"]
+    order.rotate("photos.interactive")
+    assert order.consume(2) == ["photos.interactive", "photos.bulk"]
+
+
+def test_tls_to_redis_checks_the_certificate() -> None:
+    settings = load_settings(broker={"url": "rediss://:secret@redis.example:6379/0"})
+    conf = build_app(settings).conf
+    assert conf.broker_use_ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    assert conf.redis_backend_use_ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    assert tls_conf("redis://redis.example") == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
+from celery.result import AsyncResult
 
 from tests.support.killing import kill_valkey
 from tests.support.waiting import wait_until
@@ -264,3 +267,56 @@ def test_sigterm_while_starting_ends_the_worker_with_no_message_taken(
             process.wait()
     assert "told to stop while starting" in log.read_text()
     assert raw.llen(f"{namespace}.interactive") == 1
+
+
+def test_interactive_tasks_start_before_bulk_ones(
+    urls: LocalUrls, namespace: str, client: Client, pictures: Path, tmp_path: Path
+) -> None:
+    picture = pictures / "shelf_after.png"
+    bulk = [client.ask(picture, f"{n}?", max_new_tokens=1, lane="bulk") for n in range(3)]
+    urgent = [client.ask(picture, f"{n}!", max_new_tokens=1) for n in range(3)]
+    env = environment(urls, namespace, VISIONQ_WORKER__CONCURRENCY="1")
+    with running_worker(env, tmp_path / "log"):
+        ended = [client.wait(handle.id, SECONDS) for handle in (*bulk, *urgent)]
+    started = sorted(ended, key=lambda status: status.started_at or 0.0)
+    assert [status.lane for status in started] == ["interactive"] * 3 + ["bulk"] * 3
+
+
+def test_sigterm_lets_a_task_finish_that_has_not_reached_the_model(
+    own_servers: LocalServers, own_client: Client, pictures: Path, tmp_path: Path
+) -> None:
+    """Its picture is still being fetched, from a store that is slow to come back."""
+    picture = pictures / "shelf_after.png"
+    env = environment(own_servers.urls, "own", VISIONQ_STORAGE__TIMEOUT_SECONDS="20")
+    with running_worker(env, tmp_path / "log") as process:
+        first = own_client.ask(picture, "Before?", max_new_tokens=1)
+        digest = first.result(SECONDS).provenance.input_digests[0]
+        store_pid = own_servers.pid("s3")
+        os.kill(store_pid, signal.SIGSTOP)
+        try:
+            handle = own_client.ask(f"inputs/{digest}", "During?", max_new_tokens=1)
+            wait_until(lambda: handle.status().state is State.STARTED, seconds=SECONDS)
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: b"Warm shutdown" in (tmp_path / "log").read_bytes(), seconds=SECONDS)
+        finally:
+            os.kill(store_pid, signal.SIGCONT)
+        assert process.wait(SECONDS) == 0
+    assert handle.status().state is State.SUCCESS
+
+
+def test_celery_learns_of_a_result_that_was_committed_just_before_a_kill(
+    service: Client, urls: LocalUrls, raw: redis.Redis, pictures: Path
+) -> None:
+    """What is left then: object and record, but no result of Celery's, and the message again."""
+    handle = service.ask(pictures / "shelf_after.png", "What?", max_new_tokens=2)
+    text = handle.result(SECONDS).text
+    key = f"celery-task-meta-{handle.id}"
+    wait_until(lambda: raw.exists(key), seconds=SECONDS)
+    raw.delete(key)
+    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+    task = {"kind": "ask", "question": "What?", "images": [{"ref": "inputs/x"}]}
+    app.send_task(
+        "visionq.run", task_id=handle.id, kwargs={"task": task}, queue="service.interactive"
+    )
+    wait_until(lambda: raw.exists(key), seconds=SECONDS)
+    assert AsyncResult(handle.id, app=app).get(timeout=SECONDS)["text"] == text

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery, Task, bootsteps
+from celery import Celery, Task, bootsteps, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
 from kombu import Queue
 
+from visionq.broker import tls_conf
 from visionq.contract import Lane, Result, State, is_task_id, read_task
-from visionq.errors import InvalidTask, TaskExpired, TaskFailed
-from visionq.names import TASK_NAME, Names
+from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
+from visionq.names import TASK_NAME, Names, result_key
 from visionq.records import connect
 from visionq.settings import Settings, load_settings
 from visionq_worker.errors import Postponed, StartError
@@ -39,7 +40,6 @@ EXIT_START = 3
 class ServiceStep(bootsteps.StartStopStep):
     """Opens the service before the consumer exists and closes it after the pool has finished."""
 
-    # Stopping is starting in reverse: the pool's threads end before the engine does.
     label = "visionq"
 
     def __init__(self, worker: Any, **options: Any) -> None:
@@ -49,6 +49,9 @@ class ServiceStep(bootsteps.StartStopStep):
         if not pool.endswith(".thread"):
             log.critical("visionq needs the thread pool: celery worker --pool threads")
             raise SystemExit(EXIT_START)
+        # Not in a `stop` of this step: Celery starts, and so stops, steps without a dependency in
+        # any order, and tasks that still run in the pool need the engine.
+        signals.worker_shutdown.connect(self._close, sender=worker, weak=False)
 
     def start(self, _worker: Any) -> None:
         # Celery notes a SIGTERM and looks at it when it consumes; loading can take minutes.
@@ -61,10 +64,8 @@ class ServiceStep(bootsteps.StartStopStep):
         finally:
             signal.signal(signal.SIGTERM, finish_later)
 
-    def stop(self, _worker: Any) -> None:
+    def _close(self, **_: Any) -> None:
         self._service.close()
-
-    terminate = stop
 
 
 def _leave_at_once(*_: object) -> None:
@@ -105,13 +106,13 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)
     app.visionq_service = Service(settings, load or (lambda: load_engine(settings.model)))
     app.conf.update(
-        _common_conf(settings),
+        _conf(settings),
         task_queues=[Queue(names.queue(lane), routing_key=names.queue(lane)) for lane in Lane],
         task_default_queue=names.queue(Lane.INTERACTIVE),
         broker_transport="visionq_worker.transport:Transport",
         broker_transport_options={
             "visibility_timeout": settings.broker.visibility_timeout_seconds,
-            "queue_order_strategy": "sorted",
+            "queue_order_strategy": "visionq_worker.transport:InteractiveFirst",
             "dead_key": names.dead(),
             "unacked_key": names.unacked(),
             "unacked_index_key": names.unacked_index(),
@@ -168,17 +169,24 @@ def _tell_celery(self: Task, task_id: str, outcome: Result | State) -> dict[str,
         self.backend.mark_as_revoked(task_id, "cancelled", request=self.request)
         raise Ignore
     if not isinstance(outcome, Result):
-        # A second delivery of a task that is done: what Celery knows of it stays.
-        raise Ignore
+        # A second delivery of a task that is done; the first may have ended before it told Celery.
+        outcome = _stored(self.app.visionq_service, task_id)
     if outcome.failure is not None:
         failure = outcome.failure
         if state is State.EXPIRED:
             raise TaskExpired(failure.message)
         raise TaskFailed(failure.message, failure.code, failure.retryable)
-    return {"result_key": f"results/{task_id}.json", "text": outcome.text, "value": outcome.value}
+    return {"result_key": result_key(task_id), "text": outcome.text, "value": outcome.value}
 
 
-def _common_conf(settings: Settings) -> dict[str, Any]:
+def _stored(service: Service, task_id: str) -> Result:
+    try:
+        return service.executor.stored_result(task_id)
+    except StorageError as error:
+        raise Ignore from error
+
+
+def _conf(settings: Settings) -> dict[str, Any]:
     return {
         "task_serializer": "json",
         "result_serializer": "json",
@@ -188,10 +196,13 @@ def _common_conf(settings: Settings) -> dict[str, Any]:
         # A failure is a stored result: it is acked like an answer.
         "task_acks_on_failure_or_timeout": True,
         "worker_pool": "threads",
+        **tls_conf(settings.broker.url.get_secret_value()),
         "worker_concurrency": settings.worker.concurrency,
         "worker_prefetch_multiplier": 1,
         "worker_hijack_root_logger": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Celery's revoke would ack a message behind the record's back; cancel is ours.
+        "worker_enable_remote_control": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
     }

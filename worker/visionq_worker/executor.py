@@ -17,9 +17,11 @@ from visionq.contract import (
     State,
     Task,
     dump_result,
+    read_result,
 )
 from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
 from visionq.kinds import Kind, find_kind
+from visionq.names import result_key
 from visionq.objects import ObjectStore
 from visionq.records import Attempt, Records
 from visionq_worker.engine.request import Engine, EngineError, Handle, Request
@@ -34,6 +36,8 @@ from visionq_worker.verdict import judge
 
 log = logging.getLogger(__name__)
 
+STORE_TRIES = 6
+"""How often a result is offered to a store that does not take it, `retry_seconds` apart."""
 REPORT_TRIES = 12
 """How often a finished task is reported to a Redis that does not answer, `retry_seconds` apart."""
 
@@ -105,6 +109,10 @@ class Executor:
         run = Run(task=stub, attempt=attempt)
         result = failure(run, self._maker, TaskError(FailureCode(error.code), str(error)))
         return result if self._commit(run, result) else self._give_way(run)
+
+    def stored_result(self, task_id: str) -> Result:
+        """What a finished task has left in the store. Raises `StorageError`."""
+        return read_result(self._store.get(result_key(task_id)))
 
     def _start(self, task: Task) -> Attempt:
         kind = self._kinds.get(task.kind)
@@ -219,15 +227,35 @@ class Executor:
     def _commit(self, run: Run, result: Result) -> bool:
         """Store and report; False when the task was taken over meanwhile."""
         began = perf_counter()
-        try:
-            self._store.put(run.task.result_key, dump_result(result), "application/json")
-        except StorageError as error:
-            raise self._postponed(run, error) from error
+        if run.has_lasted(self._progress_seconds) and self._is_lost(run):
+            return False
+        self._put(run, dump_result(result))
         run.seconds["store"] = perf_counter() - began
         is_reported = self._report(run, result)
         if is_reported:
             _log_finished(run, result)
         return is_reported
+
+    def _is_lost(self, run: Run) -> bool:
+        """Whether another attempt owns the task: its object must not be overwritten by ours.
+
+        Asked only of a task that has taken long enough for that to have happened.
+        """
+        num_tokens = len(run.completion.token_ids) if run.completion else 0
+        return self._tell_progress(run, num_tokens) == "lost"
+
+    def _put(self, run: Run, content: bytes) -> None:
+        """Store the result, through an outage if need be: the answer has cost GPU time."""
+        for tries_left in reversed(range(STORE_TRIES)):
+            try:
+                self._store.put(run.task.result_key, content, "application/json")
+            except StorageError as error:
+                if tries_left == 0:
+                    raise self._postponed(run, error) from error
+                log.warning("task %s cannot be stored yet: %s", run.task.id, error)
+                sleep(self._retry_seconds)
+            else:
+                return
 
     def _report(self, run: Run, result: Result) -> bool:
         """Bring the record to its end, through an outage of Redis if need be."""

@@ -48,6 +48,9 @@ class Run:
         """Seconds since the epoch by the clock of Redis; this machine's may be wrong."""
         return self.attempt.now + (monotonic() - self.started)
 
+    def has_lasted(self, seconds: float) -> bool:
+        return monotonic() - self.started > seconds
+
     def is_overdue(self) -> bool:
         """Whether the task's deadline has passed."""
         return self.task.deadline is not None and self.now() > self.task.deadline

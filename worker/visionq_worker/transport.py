@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from time import time
 from typing import Any
@@ -24,11 +24,17 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis import Redis, RedisError
 
+from visionq.contract import Lane
+from visionq.names import TASK_NAME
+
 log = logging.getLogger(__name__)
 
 MAX_DEAD = 10_000
 DEAD_TTL_SECONDS = 30 * 24 * 3600
-NEEDED_HEADERS = ("id", "task")
+KEPT_HEADERS = ("lang", "task", "id", "root_id", "parent_id", "group", "origin")
+"""What Celery needs of a message's headers, all of them strings or null. The rest is dropped: a
+time limit or an ETA would be carried out, and badly, by a worker of threads."""
+EMBEDDED = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
 
 
 class BadMessage(ValueError):
@@ -165,17 +171,15 @@ class Channel(kombu_redis.Channel):
             headers, body = message.headers, message.decode()
         except Exception as exc:  # any fault at all in foreign bytes
             raise BadMessage(f"{type(exc).__name__}: {exc}") from exc
-        missing = [name for name in NEEDED_HEADERS if not isinstance(headers.get(name), str)]
-        if missing:
-            raise BadMessage(f"the headers lack {', '.join(missing)}")
-        # Celery's task protocol 2: arguments, keyword arguments, embedded options.
-        if not isinstance(body, list) or len(body) != 3:
-            raise BadMessage("the body is not [args, kwargs, options]")
-        return dict(payload)
+        _check_body(body)
+        return {**payload, "headers": _checked_headers(headers)}
 
     def _bury(self, item: bytes | str, queue_name: str, reason: str) -> None:
         log.error(
-            "a message in %s cannot be read and goes to the dead list: %s", queue_name, reason
+            "a message in %s cannot be run and goes to the list %s: %s",
+            queue_name,
+            self.dead_key,
+            reason,
         )
         text = item.decode("utf-8", "replace") if isinstance(item, bytes) else item
         entry = {"at": time(), "queue": queue_name, "reason": reason[:500], "message": text}
@@ -184,6 +188,53 @@ class Channel(kombu_redis.Channel):
             pipe.ltrim(self.dead_key, 0, MAX_DEAD - 1)
             pipe.expire(self.dead_key, DEAD_TTL_SECONDS)
             pipe.execute()
+
+
+def _checked_headers(headers: dict[str, Any]) -> dict[str, Any]:
+    """Those that Celery needs. Raises `BadMessage`, also for a task that is not ours."""
+    kept = {name: headers.get(name) for name in KEPT_HEADERS}
+    wrong = [name for name, value in kept.items() if not isinstance(value, str | None)]
+    if wrong:
+        raise BadMessage(f"the headers {', '.join(wrong)} are no strings")
+    if kept["task"] != TASK_NAME or not kept["id"]:
+        raise BadMessage(f"the task is {str(kept['task'])[:80]!r}, not {TASK_NAME}, or has no id")
+    return {**kept, "retries": 0, "timelimit": [None, None], "ignore_result": False}
+
+
+def _check_body(body: object) -> None:
+    """Celery's task protocol 2: arguments, keyword arguments, embedded. Raises `BadMessage`."""
+    if not isinstance(body, list) or len(body) != 3:
+        raise BadMessage("the body is not [args, kwargs, embedded]")
+    args, kwargs, embedded = body
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise BadMessage("the arguments are no list, or the keyword arguments no object")
+    if not isinstance(embedded, dict):
+        raise BadMessage("what is embedded is no object")
+    for name, kind in EMBEDDED.items():
+        if embedded.get(name) is not None and not isinstance(embedded[name], kind):
+            raise BadMessage(f"the embedded {name} is no {kind.__name__}")
+
+
+class InteractiveFirst:
+    """The order in which queues are looked at, in the interface of kombu's cycles."""
+
+    def __init__(self, queues: Iterable[str] = ()) -> None:
+        self._queues = sorted(queues, key=_rank)
+
+    def update(self, queues: Iterable[str]) -> None:
+        self._queues = sorted(queues, key=_rank)
+
+    def consume(self, num_queues: int) -> list[str]:
+        return self._queues[:num_queues]
+
+    def rotate(self, last_used: str) -> None:
+        """A queue that was served stays where it is: the order is one of rank, not of turns."""
+
+
+def _rank(queue_name: str) -> tuple[int, str]:
+    lanes = [str(lane) for lane in Lane]
+    lane = queue_name.rpartition(".")[2]
+    return (lanes.index(lane) if lane in lanes else len(lanes), queue_name)
 
 
 class Transport(kombu_redis.Transport):
