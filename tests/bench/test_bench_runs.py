@@ -11,6 +11,8 @@ from tests.bench.children import REPOSITORY
 from tests.bench.readings import Reading, table
 
 SMALL = ("--rounds", "1", "--scale", "0.005")
+QUICK_BARS = tuple(bar for bar in BARS if bar not in ("worker", "flat"))
+"""Those two need half a minute for their workers; `wait` starts one of each sort, too."""
 
 
 def bench(*arguments: str) -> str:
@@ -24,21 +26,22 @@ def bench(*arguments: str) -> str:
     return done.stdout
 
 
-def test_every_bar_is_measured_and_reported_as_json() -> None:
-    report = json.loads(bench("--json", *SMALL))
+def test_bars_are_measured_and_reported_as_json() -> None:
+    report = json.loads(bench("--json", *SMALL, *QUICK_BARS))
     readings = report["readings"]
-    assert list(dict.fromkeys(reading["bar"] for reading in readings)) == list(BARS)
+    assert list(dict.fromkeys(reading["bar"] for reading in readings)) == list(QUICK_BARS)
     assert all(reading["measured"] >= 0 for reading in readings)
     assert report["is_valid"] is (report["drift"] <= 1.5)
-    assert len(report["round_trips"]) == len(BARS) + 1
+    assert len(report["round_trips"]) == len(QUICK_BARS) + 1
 
 
 def test_one_bar_is_measured_and_printed_as_a_table() -> None:
-    printed = bench("submit_many", *SMALL)
+    printed = bench(*SMALL, "submit_many")
     assert "before: PING" in printed
     assert "after:  PING" in printed
-    assert "apply_async loop / submit_many, wall" in printed
-    assert "status" not in printed
+    assert "drift:" in printed
+    first_words = [line.split()[0] for line in printed.partition("\n\n")[2].splitlines()]
+    assert list(dict.fromkeys(first_words)) == ["bar", "submit_many"]
 
 
 def test_an_unknown_bar_is_refused_with_the_names_of_the_bars() -> None:

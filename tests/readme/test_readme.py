@@ -45,7 +45,7 @@ def _configured(service: Client, urls: LocalUrls, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("_configured")
 def test_first_example_prints_key_and_answer(capsys: pytest.CaptureFixture[str]) -> None:
     # Random weights rarely stop by themselves: the answer is cut short for the test.
-    source = _example("Ask and answer").replace('this stock to me?")', 'this?", max_new_tokens=5)')
+    source = _example("Ask and answer").replace('this stock to me?"', 'this?", max_new_tokens=5')
     assert "max_new_tokens" in source
     module = _load("ask", source)
     printed = capsys.readouterr().out
