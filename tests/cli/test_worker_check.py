@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from tests.cli.commands import json_lines, visionq_worker
 from tests.support.workers import environment
 from visionq.local import LocalUrls
+from visionq_worker.model.tiny import make_tiny
 
 Env = dict[str, str]
 
@@ -41,7 +43,7 @@ def test_all_is_well(idle: Env, namespace: str) -> None:
         f"ok   broker: answers; namespace {namespace}",
         "ok   bucket: visionq can be written and read",
         "ok   device: cpu (no GPU is used), float32, sdpa",
-        "ok   model: tiny is complete",
+        "ok   model: tiny is here",
     ]
 
 
@@ -142,3 +144,11 @@ def test_wrong_flag_is_named_as_the_setting_it_stands_for(idle: Env, flag: str, 
     result = visionq_worker(idle, "run", flag)
     assert result.exit_code == 2
     assert key in result.stderr
+
+
+def test_model_folder_without_weights_is_one_line(idle: Env, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    make_tiny(folder)
+    (folder / "model.safetensors").unlink()
+    (line,) = failures(idle | {"VISIONQ_MODEL__SOURCE": str(folder)})
+    assert line == f"FAIL model: {folder} holds no weights (*.safetensors)"

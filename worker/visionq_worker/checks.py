@@ -75,12 +75,16 @@ def _check_device(settings: Settings) -> str:
 
 
 def _check_model(settings: Settings) -> str:
-    """The checkpoint's files; the weights themselves are read when the worker starts."""
-    from visionq_worker.model.checkpoint import find_checkpoint
+    """Descriptions and tokenizer. Weights are neither read nor fetched: that is what `run` does."""
+    from visionq_worker.model.checkpoint import DESCRIPTIONS, find_checkpoint
     from visionq_worker.model.processor import Phi3VProcessor
 
     choice = choose(settings.model)
-    checkpoint = find_checkpoint(choice.source, choice.revision)
+    checkpoint = find_checkpoint(choice.source, choice.revision, DESCRIPTIONS)
     Phi3VProcessor.from_pretrained(checkpoint.folder)
-    revision = f", revision {checkpoint.revision}" if checkpoint.revision else ""
-    return f"{settings.model.source} is complete{revision}"
+    name = f"{settings.model.source}{f' at {checkpoint.revision}' if checkpoint.revision else ''}"
+    if any(checkpoint.folder.glob("*.safetensors")):
+        return f"{name} is here"
+    if checkpoint.revision is None:
+        raise StartError(f"{checkpoint.folder} holds no weights (*.safetensors)")
+    return f"{name} is known; its weights are downloaded when the worker first starts"
