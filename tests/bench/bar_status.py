@@ -20,7 +20,7 @@ from tests.bench.rig import NAMESPACE, Rig
 from tests.bench.sample import KIND, QUESTION, picture_key
 from tests.bench.timing import Cost, cost_of, interleave, micros
 from visionq import Client, Submission
-from visionq.contract import State
+from visionq.contract import ImageRef, State, Task
 from visionq.names import Names
 from visionq.records import Records, connect
 
@@ -67,8 +67,6 @@ def _waiting(client: Client) -> str:
 
 def _finished(rig: Rig, client: Client) -> str:
     """A task brought to its end as a worker would, without one."""
-    from visionq.contract import ImageRef, Task
-
     task_id = _waiting(client)
     task = Task(id=task_id, kind=KIND, images=(ImageRef(ref=picture_key()),), question=QUESTION)
     with closing(connect(rig.urls.broker_url, timeout_seconds=2)) as connection:

@@ -42,7 +42,7 @@ class Spec:
     @property
     def unacked(self) -> str:
         """Kombu's hash of the messages that were taken and not acknowledged."""
-        return f"{self.namespace}:unacked" if self.sort.startswith("ours") else "unacked"
+        return f"{self.namespace}:unacked" if self.sort == "ours" else "unacked"
 
 
 class Worker:
