@@ -272,6 +272,8 @@ def test_closing_the_client_ends_what_still_waits(
 def test_a_client_may_be_closed_twice_and_without_having_waited(client: Client) -> None:
     client.close()
     client.close()
+    assert client.status(str(uuid.uuid4())).state is State.UNKNOWN
+    client.close()
 
 
 @pytest.mark.usefixtures("leaves_no_thread")

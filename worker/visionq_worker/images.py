@@ -41,17 +41,22 @@ class ImageLimits:
         return [name for name in self.formats if name.upper() not in Image.OPEN]
 
 
+def silence_pillow() -> None:
+    """Our own limit of pixels counts; Pillow's lower one would only fill the log.
+
+    Once for the process: setting a filter around each call is not safe in threads.
+    """
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
 def decode(content: bytes, limits: ImageLimits) -> Image.Image:
     """The picture, upright, RGB, transparency on white.
 
     Raises `TaskError`. The pixel count is read from the header, before anything is decoded.
     """
     try:
-        with warnings.catch_warnings():
-            # Our own limit is the one that counts; Pillow's would only warn.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=tuple(limits.formats))
-    except Image.DecompressionBombError as exc:
+        image = Image.open(io.BytesIO(content), formats=tuple(limits.formats))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         message = "an input image has too many pixels"
         raise TaskError(FailureCode.IMAGE_TOO_LARGE, message) from exc
     except UnidentifiedImageError as exc:

@@ -15,7 +15,7 @@ from visionq.records import Records, connect
 from visionq.settings import Settings
 from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
-from visionq_worker.images import ImageLimits
+from visionq_worker.images import ImageLimits, silence_pillow
 from visionq_worker.sources import Sources
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Service:
     def _build(self, undo: ExitStack) -> Executor:
         settings = self.settings
         limits = image_limits(settings)
+        silence_pillow()
         records = open_records(settings)
         undo.callback(records.close)
         store = open_store(settings)
