@@ -3,7 +3,7 @@ PYTHON_ENV := .venv/bin
 MODEL ?= tiny
 export PYTHON
 
-.PHONY: help setup demo test check lint types imports format bench lock clean
+.PHONY: help setup triton demo test check lint types imports format bench lock clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -11,10 +11,13 @@ help:
 setup: ## create .venv with what everything else needs
 	@sh tools/setup.sh
 
+triton: setup ## Triton for the kernels' tests; Linux only
+	@sh tools/triton.sh
+
 demo: setup ## three image questions through queue, worker and store; MODEL=microsoft/Phi-3.5-vision-instruct for real weights
 	@$(PYTHON_ENV)/python examples/demo.py --model "$(MODEL)"
 
-test: setup ## the whole quick suite, real servers included
+test: triton ## the whole quick suite, real servers included
 	@$(PYTHON_ENV)/python -m pytest
 
 check: lint types imports ## everything that reads the code without running it
