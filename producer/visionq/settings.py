@@ -102,7 +102,8 @@ class StorageSettings(_Section):
 class WorkerSettings(_Section):
     """One worker process: how much it takes at once, and how it ends."""
 
-    concurrency: int = Field(default=2, ge=1, le=256)
+    concurrency: int = Field(default=80, ge=1, le=1024)
+    preparing: int | None = Field(default=None, ge=1, le=256)
     progress_seconds: Seconds = 0.5
     retry_seconds: Seconds = 5.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -115,8 +116,29 @@ class ModelSettings(_Section):
     revision: str | None = None
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    attention: Literal["auto", "flash", "varlen", "triton", "sdpa"] = "auto"
     max_context_tokens: int = Field(default=16_384, ge=64, le=131_072)
+
+
+class EngineSettings(_Section):
+    """How many requests run together on the device, and what they may take of it."""
+
+    max_running: int = Field(default=64, ge=1, le=1024)
+    step_tokens: int = Field(default=2_048, ge=16, le=131_072)
+    page_tokens: int = Field(default=256, ge=16, le=4_096)
+    cache_bytes: int | None = Field(default=None, ge=1_048_576)
+    memory_fraction: float = Field(default=0.9, gt=0, lt=1)
+    prefix_cache: bool = True
+    feature_cache_bytes: int = Field(default=1_073_741_824, ge=0)
+    cuda_graphs: bool = True
+    hang_seconds: Seconds = 120.0
+
+    @field_validator("page_tokens")
+    @classmethod
+    def _is_power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("must be a power of two")
+        return value
 
 
 class LimitSettings(_Section):
@@ -143,6 +165,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     worker: WorkerSettings = WorkerSettings()
     model: ModelSettings = ModelSettings()
+    engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
     kinds: dict[KindName, Kind] = Field(default_factory=lambda: dict(BUILTIN_KINDS))
 

@@ -35,7 +35,7 @@ def test_without_file_and_environment_the_defaults_hold() -> None:
     assert settings.broker.namespace == "visionq"
     assert settings.storage.bucket == "visionq"
     assert settings.storage.endpoint_url is None
-    assert settings.worker.concurrency == 2
+    assert settings.worker.concurrency == 80
     assert settings.model.source == "microsoft/Phi-3.5-vision-instruct"
     assert settings.kinds == BUILTIN_KINDS
 

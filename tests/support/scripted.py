@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import torch
 from PIL.Image import Image
 
-from visionq_worker.engine.request import Completion, EngineError, EngineInfo, Handle, Request
+from visionq_worker.engine.errors import EngineError
+from visionq_worker.engine.request import Completion, EngineInfo, FinishReason, Handle, Request
 from visionq_worker.model.processor import ModelInputs
 
 TOKENS_PER_IMAGE = 10
@@ -48,8 +49,6 @@ class ScriptedEngine:
         num_image_tokens = TOKENS_PER_IMAGE * len(images)
         return ModelInputs(
             input_ids=torch.zeros((1, len(prompt.split()) + num_image_tokens), dtype=torch.long),
-            pixel_values=None,
-            image_sizes=None,
             num_image_tokens=num_image_tokens,
             image_order=tuple(range(len(images))),
         )
@@ -74,11 +73,11 @@ class ScriptedEngine:
     def _answer_slowly(self, request: Request, handle: Handle) -> None:
         began = perf_counter()
         pause = threading.Event()
-        for _ in range(min(len(self.words), request.max_new_tokens)):
-            if handle.is_cancelled:
+        for token_id in range(min(len(self.words), request.max_new_tokens)):
+            if handle.is_cancelled or is_late(request):
                 break
             pause.wait(self.seconds_per_token)
-            handle.num_tokens += 1
+            handle.push(token_id)
         seconds = perf_counter() - began
         handle.complete(self._completion(request, handle, handle.num_tokens, seconds))
 
@@ -86,10 +85,20 @@ class ScriptedEngine:
         self, request: Request, handle: Handle, num_words: int, seconds: float
     ) -> Completion:
         num_tokens = min(num_words, request.max_new_tokens)
-        ended = "stop" if num_tokens == len(self.words) else "length"
         return Completion(
             token_ids=tuple(range(num_tokens)),
-            finish_reason="cancelled" if handle.is_cancelled else ended,  # type: ignore[arg-type]
+            finish_reason=self._finish_reason(request, handle, num_tokens),
             prefill_seconds=0.0,
             decode_seconds=seconds,
         )
+
+    def _finish_reason(self, request: Request, handle: Handle, num_tokens: int) -> FinishReason:
+        if handle.is_cancelled:
+            return "cancelled"
+        if is_late(request):
+            return "expired"
+        return "stop" if num_tokens == len(self.words) else "length"
+
+
+def is_late(request: Request) -> bool:
+    return request.deadline is not None and monotonic() >= request.deadline

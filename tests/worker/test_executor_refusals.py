@@ -13,7 +13,7 @@ from tests.worker.picture_bytes import encoded
 from tests.worker.workbench import DOT_KEY, Workbench
 from visionq.contract import Failure, ImageRef, Options, State, Usage
 from visionq.errors import InvalidTask, UnknownKind
-from visionq_worker.engine.request import EngineError
+from visionq_worker.engine.errors import EngineError
 from visionq_worker.model.errors import ImageShapeError, PromptError
 from visionq_worker.model.processor import ModelInputs
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from visionq.settings import ModelSettings
-from visionq_worker import __version__
-from visionq_worker.engine.reference import ReferenceEngine
-from visionq_worker.engine.request import EngineError
+from visionq.settings import EngineSettings, ModelSettings
+from visionq_worker import __version__, loading
+from visionq_worker.engine.errors import EngineError
+from visionq_worker.engine.request import Engine
 from visionq_worker.errors import StartError
 from visionq_worker.loading import Choice, choose, load_engine, tiny_folder
 from visionq_worker.model.tiny import make_tiny
@@ -54,22 +54,26 @@ def settings(**given: Any) -> ModelSettings:
     return ModelSettings(**({"source": "some/model", "revision": "abc"} | given))
 
 
+def load(**given: Any) -> Engine:
+    return load_engine(settings(**given), EngineSettings(), on_broken=lambda: None)
+
+
 @needs_no_gpu
 def test_auto_without_a_gpu_is_float32_on_the_cpu() -> None:
     assert choose(settings()) == Choice(
-        source="some/model", revision="abc", device="cpu", dtype="float32", attention="sdpa"
+        source="some/model", revision="abc", device="cpu", dtype="float32"
     )
 
 
 def test_auto_on_a_named_gpu_is_bfloat16() -> None:
-    choice = choose(settings(device="cuda:1", attention="sdpa"))
-    assert (choice.device, choice.dtype, choice.attention) == ("cuda:1", "bfloat16", "sdpa")
+    choice = choose(settings(device="cuda:1"))
+    assert (choice.device, choice.dtype) == ("cuda:1", "bfloat16")
 
 
 def test_what_is_named_is_not_decided_anew() -> None:
-    named = settings(device="cpu", dtype="bfloat16", attention="eager")
+    named = settings(device="cpu", dtype="bfloat16")
     assert choose(named) == Choice(
-        source="some/model", revision="abc", device="cpu", dtype="bfloat16", attention="eager"
+        source="some/model", revision="abc", device="cpu", dtype="bfloat16"
     )
 
 
@@ -125,7 +129,7 @@ def test_cache_that_cannot_be_written_is_named(
 
 def test_missing_model_folder_is_named() -> None:
     with pytest.raises(StartError) as caught:
-        load_engine(settings(source="./no-such-model", device="cpu"))
+        load(source="./no-such-model", device="cpu")
     assert str(caught.value) == (
         "model: no model folder at ./no-such-model: correct the path or use a hub id"
     )
@@ -134,19 +138,19 @@ def test_missing_model_folder_is_named() -> None:
 @needs_no_gpu
 def test_missing_gpu_is_named() -> None:
     with pytest.raises(StartError, match=r"^model: device cuda is not there: "):
-        load_engine(settings(source="tiny", device="cuda", attention="sdpa"))
+        load(source="tiny", device="cuda")
 
 
 def test_model_that_cannot_answer_its_first_request_is_no_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(_engine: ReferenceEngine) -> None:
+    def fail(_engine: Engine) -> None:
         raise EngineError("the model failed") from RuntimeError("no kernel image\nmore\n")
 
-    monkeypatch.setattr(ReferenceEngine, "warm_up", fail)
+    monkeypatch.setattr(loading, "warm_up", fail)
     num_before = num_engine_threads()
     with pytest.raises(StartError) as caught:
-        load_engine(settings(source="tiny", device="cpu"))
+        load(source="tiny", device="cpu")
     assert str(caught.value) == "model: the first request failed: no kernel image"
     assert num_engine_threads() == num_before
 

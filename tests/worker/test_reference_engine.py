@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.tiny import tiny_model
 from tests.support.waiting import wait_until
-from visionq.settings import ModelSettings
+from visionq_worker.engine.errors import EngineError
 from visionq_worker.engine.reference import ReferenceEngine
-from visionq_worker.engine.request import EngineError, EngineInfo, Handle, Request
-from visionq_worker.loading import load_engine
+from visionq_worker.engine.request import EngineInfo, Handle, Request
 from visionq_worker.model.processor import ModelInputs, Phi3VProcessor
 
 ONE_IMAGE = "<|user|>\n<|image_1|>\nWhat is this?<|end|>\n<|assistant|>\n"
@@ -26,10 +26,9 @@ SECONDS = 30.0
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[ReferenceEngine]:
-    loaded = load_engine(ModelSettings(source="tiny", device="cpu"))
-    assert isinstance(loaded, ReferenceEngine)
-    yield loaded
-    loaded.close()
+    engine = ReferenceEngine(tiny_model(), model_name="tiny", max_context_tokens=16_384)
+    yield engine
+    engine.close()
 
 
 def picture(colour: str) -> Image.Image:

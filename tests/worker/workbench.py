@@ -94,6 +94,7 @@ def workbench(engine: ScriptedEngine, records: Records, store: ObjectStore) -> W
         versions=VERSIONS,
         progress_seconds=0.02,
         retry_seconds=0.05,
+        max_preparing=2,
     )
     return Workbench(engine, records, store, executor)
 

@@ -7,7 +7,9 @@ here; `visionq-worker run` builds the same application with its own flags.
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable
 from time import sleep
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,10 @@ log = logging.getLogger(__name__)
 
 EXIT_START = 3
 """Exit code of a worker that could not start; it has taken no message."""
+EXIT_BROKEN = 70
+"""Exit code of a worker whose device hangs or is spoilt: its supervisor has to start it anew."""
+GIVE_BACK_SECONDS = 5.0
+"""How long such a worker has, beyond `retry_seconds`, to put its tasks back into the queue."""
 
 
 class ServiceStep(bootsteps.StartStopStep):
@@ -104,7 +110,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     url = settings.broker.url.get_secret_value()
     backend = f"{__name__}:{Backend.__name__}+{url}"
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)
-    app.visionq_service = Service(settings, load or (lambda: load_engine(settings.model)))
+    app.visionq_service = Service(settings, load or (lambda: _load(settings)))
     app.conf.update(
         _conf(settings),
         task_queues=[Queue(names.queue(lane), routing_key=names.queue(lane)) for lane in Lane],
@@ -137,6 +143,19 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
         resultrepr_maxsize=1,
     )(run)
     return app
+
+
+def _load(settings: Settings) -> Engine:
+    seconds = settings.worker.retry_seconds + GIVE_BACK_SECONDS
+    return load_engine(settings.model, settings.engine, on_broken=lambda: _leave_broken(seconds))
+
+
+def _leave_broken(seconds: float) -> None:
+    """Leave for good, by a way that does not wait for the device."""
+    log.critical("leaving with code %d in %.1f s", EXIT_BROKEN, seconds)
+    leaving = threading.Timer(seconds, os._exit, (EXIT_BROKEN,))
+    leaving.daemon = True
+    leaving.start()
 
 
 def run(self: Task, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -63,6 +63,9 @@ def _check_bucket(settings: Settings) -> str:
 def _check_device(settings: Settings) -> str:
     import torch
 
+    from visionq_worker.model.attention import choose_attention
+    from visionq_worker.model.weights import DTYPES
+
     choice = choose(settings.model)
     try:
         device = torch.device(choice.device)
@@ -70,8 +73,14 @@ def _check_device(settings: Settings) -> str:
     except (RuntimeError, AssertionError) as exc:
         reason = str(exc).splitlines()[0]
         raise StartError(f"{choice.device} cannot be used: {reason}") from exc
+    attention = choose_attention(
+        settings.model.attention,
+        device=device,
+        dtype=DTYPES[choice.dtype],
+        page_tokens=settings.engine.page_tokens,
+    )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU is used"
-    return f"{choice.device} ({name}), {choice.dtype}, {choice.attention}"
+    return f"{choice.device} ({name}), {choice.dtype}, {attention.name}"
 
 
 def _check_model(settings: Settings) -> str:

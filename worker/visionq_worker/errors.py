@@ -26,7 +26,7 @@ class TaskError(Exception):
 
 
 class Postponed(Exception):
-    """Something the task needs is out of order for now, such as the object store."""
+    """Something the task needs is out of order for now: the object store, the worker's device."""
 
 
 class StartError(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from threading import BoundedSemaphore
 from time import monotonic, perf_counter, sleep
 
 from visionq.contract import (
@@ -24,7 +25,13 @@ from visionq.kinds import Kind, find_kind
 from visionq.names import result_key
 from visionq.objects import ObjectStore
 from visionq.records import Attempt, Records
-from visionq_worker.engine.request import Engine, EngineError, Handle, Request
+from visionq_worker.engine.errors import (
+    EngineBroken,
+    EngineClosed,
+    EngineError,
+    RequestTooLong,
+)
+from visionq_worker.engine.request import Engine, Handle, Request
 from visionq_worker.errors import Postponed, TaskError
 from visionq_worker.images import ImageLimits, decode
 from visionq_worker.kinds import render
@@ -62,7 +69,9 @@ class Executor:
         versions: Mapping[str, str],
         progress_seconds: float,
         retry_seconds: float,
+        max_preparing: int,
     ) -> None:
+        """`max_preparing`: how many tasks may decode and resize images at the same time."""
         self._engine = engine
         self._records = records
         self._store = store
@@ -72,6 +81,8 @@ class Executor:
         self._maker = Maker(engine=engine.info, versions=versions, worker=owner)
         self._progress_seconds = progress_seconds
         self._retry_seconds = retry_seconds
+        # Pixels of decoded images are what takes memory, and more threads than cores gain nothing.
+        self._preparing = BoundedSemaphore(max_preparing)
 
     def execute(self, task: Task) -> Result | State:
         """Answer the task and commit the result; its state when another attempt's word counts.
@@ -94,7 +105,7 @@ class Executor:
             log.info("task %s cannot be answered: %s (%r)", task.id, error.code, error.__cause__)
             result = failure(run, self._maker, error)
         except StorageError as error:
-            raise self._postponed(run, error) from error
+            raise self._store_is_away(run, error) from error
         except Exception as error:  # the task boundary: whatever it is, it must not kill the worker
             log.exception("task %s failed for a reason nobody foresaw", task.id)
             result = failure(run, self._maker, _internal(error))
@@ -147,9 +158,10 @@ class Executor:
         assert run.kind is not None
         began = perf_counter()
         prompt = run.prompt = render(run.task, run.kind)
-        images = [decode(source.content, self._limits) for source in run.sources]
         try:
-            run.inputs = self._engine.encode(prompt.text, images, prompt.num_crops)
+            with self._preparing:
+                images = [decode(source.content, self._limits) for source in run.sources]
+                run.inputs = self._engine.encode(prompt.text, images, prompt.num_crops)
         except ImageShapeError as error:
             raise TaskError(FailureCode.IMAGE_SHAPE, str(error)) from error
         except InputError as error:
@@ -165,11 +177,17 @@ class Executor:
             temperature=options.temperature,
             top_p=options.top_p,
             seed=options.seed,
+            deadline=run.deadline(),
         )
-        handle = self._engine.submit(request)
-        self._attend(run, handle)
         try:
+            handle = self._engine.submit(request)
+            self._attend(run, handle)
             run.completion = handle.result()
+        except RequestTooLong as error:
+            raise TaskError(FailureCode.PROMPT_TOO_LONG, str(error)) from error
+        except (EngineBroken, EngineClosed) as error:
+            code, message = FailureCode.MODEL_ERROR, "waiting for a worker whose device works"
+            raise self._postponed(run, error, code, message) from error
         except EngineError as error:
             raise TaskError(
                 FailureCode.MODEL_ERROR, str(error), retryable=error.is_transient
@@ -199,7 +217,7 @@ class Executor:
         while not handle.wait(self._progress_seconds):
             if answer != "lost":
                 answer = self._tell_progress(run, handle.num_tokens)
-            if answer != "run" or run.is_overdue():
+            if answer != "run":
                 handle.cancel()
         if answer == "lost":
             raise _TakenOver
@@ -215,12 +233,14 @@ class Executor:
         completion, kind = run.completion, run.kind
         assert completion is not None
         assert kind is not None
-        if completion.finish_reason == "cancelled":
-            code = FailureCode.EXPIRED if run.is_overdue() else FailureCode.REVOKED
-            raise TaskError(code, f"ended after {len(completion.token_ids)} tokens")
+        reason = completion.finish_reason
+        ended = f"ended after {len(completion.token_ids)} tokens"
+        if reason == "cancelled":
+            raise TaskError(FailureCode.REVOKED, ended)
+        if reason == "expired":
+            raise TaskError(FailureCode.EXPIRED, ended)
         text = self._engine.decode(completion.token_ids).strip()
         value = parse(text, kind.parser)
-        reason = completion.finish_reason
         verdict = judge(text, value, finish_reason=reason, parser=kind.parser)
         return answer(run, self._maker, text=text, value=value, verdict=verdict)
 
@@ -251,7 +271,7 @@ class Executor:
                 self._store.put(run.task.result_key, content, "application/json")
             except StorageError as error:
                 if tries_left == 0:
-                    raise self._postponed(run, error) from error
+                    raise self._store_is_away(run, error) from error
                 log.warning("task %s cannot be stored yet: %s", run.task.id, error)
                 sleep(self._retry_seconds)
             else:
@@ -290,13 +310,13 @@ class Executor:
         log.warning("task %s was taken over by another attempt", run.task.id)
         return state
 
-    def _postponed(self, run: Run, error: StorageError) -> Postponed:
+    def _store_is_away(self, run: Run, error: StorageError) -> Postponed:
+        code, message = FailureCode.STORAGE_UNAVAILABLE, "waiting for the object store"
+        return self._postponed(run, error, code, message)
+
+    def _postponed(self, run: Run, error: Exception, code: FailureCode, message: str) -> Postponed:
         log.warning("task %s goes back into the queue: %s", run.task.id, error)
-        reason = Failure(
-            code=str(FailureCode.STORAGE_UNAVAILABLE),
-            message="waiting for the object store",
-            retryable=True,
-        )
+        reason = Failure(code=str(code), message=message, retryable=True)
         try:
             self._records.move(
                 run.task.id, State.RETRY, fence=run.attempt.fence, **_failure_fields(reason)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-from visionq.settings import ModelSettings
-from visionq_worker.engine.request import Engine, EngineError
+from visionq_worker.engine.errors import EngineError
+from visionq_worker.engine.request import EngineInfo, Request
 from visionq_worker.errors import StartError
 from visionq_worker.model.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from visionq.settings import EngineSettings, ModelSettings
+    from visionq_worker.engine.batching import BatchingEngine
+    from visionq_worker.engine.request import Engine
+    from visionq_worker.model.weights import LoadedModel
 
 log = logging.getLogger(__name__)
 
 TINY = "tiny"
 """A model source: random weights made on the spot, for tests and for looking around."""
+
+
+WARM_UP_PROMPT = "<|user|>\n<|image_1|>\nWhat is this?<|end|>\n<|assistant|>\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,19 +40,22 @@ class Choice:
     revision: str | None
     device: str
     dtype: str
-    attention: str
 
 
-def load_engine(settings: ModelSettings) -> Engine:
-    """The engine, warmed up. Raises `StartError`. Takes seconds to minutes, and imports torch."""
+def load_engine(
+    model: ModelSettings, engine: EngineSettings, *, on_broken: Callable[[], None]
+) -> Engine:
+    """The engine, warmed up. Raises `StartError`. Takes seconds to minutes, and imports torch.
+
+    `on_broken` is called when the device is lost to this process.
+    """
     from transformers.utils import logging as transformers_logging
 
-    from visionq_worker.engine.reference import ReferenceEngine
     from visionq_worker.model.weights import load_model
 
     # transformers would draw progress bars into the log.
     transformers_logging.disable_progress_bar()
-    choice = choose(settings)
+    choice = choose(model)
     began = perf_counter()
     try:
         loaded = load_model(
@@ -49,32 +63,87 @@ def load_engine(settings: ModelSettings) -> Engine:
             revision=choice.revision,
             device=choice.device,
             dtype=choice.dtype,
-            attention=choice.attention,
+            attention="sdpa",  # of the vision tower; the decoder's is the engine's own
         )
+        built = build_engine(loaded, model, engine, on_broken=on_broken)
     except ModelError as exc:
         raise StartError(f"model: {exc}") from exc
-    engine = ReferenceEngine(
-        loaded, model_name=settings.source, max_context_tokens=settings.max_context_tokens
-    )
     try:
-        engine.warm_up()
+        warm_up(built)
     except EngineError as exc:
-        engine.close()
+        built.close()
         cause = str(exc.__cause__).partition("\n")[0]
         raise StartError(f"model: the first request failed: {cause}") from exc
     log.info(
         "model %s ready in %.1f s on %s, %s, %s",
-        settings.source,
+        model.source,
         perf_counter() - began,
         choice.device,
         choice.dtype,
-        choice.attention,
+        built.info.attention,
     )
-    return engine
+    return built
+
+
+def warm_up(engine: Engine) -> None:
+    """Answer one small request, so that the first real one meets a ready device."""
+    from PIL import Image
+
+    inputs = engine.encode(WARM_UP_PROMPT, [Image.new("RGB", (336, 336), "white")], 1)
+    engine.submit(Request(inputs=inputs, max_new_tokens=2)).result()
+
+
+def build_engine(
+    loaded: LoadedModel,
+    model: ModelSettings,
+    engine: EngineSettings,
+    *,
+    on_broken: Callable[[], None] = lambda: None,
+) -> BatchingEngine:
+    """The engine around a model in place. Raises `ModelError`."""
+    from visionq_worker.engine.batching import BatchingEngine
+    from visionq_worker.engine.options import EngineOptions
+    from visionq_worker.engine.runner import ModelRunner
+    from visionq_worker.model.attention import choose_attention
+
+    options = EngineOptions(
+        max_context_tokens=model.max_context_tokens,
+        max_running=engine.max_running,
+        step_tokens=engine.step_tokens,
+        page_tokens=engine.page_tokens,
+        keeps_prefixes=engine.prefix_cache,
+        cache_bytes=engine.cache_bytes,
+        memory_fraction=engine.memory_fraction,
+        feature_cache_bytes=engine.feature_cache_bytes,
+        uses_graphs=engine.cuda_graphs,
+        hang_seconds=engine.hang_seconds,
+    )
+    attention = choose_attention(
+        model.attention,
+        device=loaded.model.device,
+        dtype=loaded.model.dtype,
+        page_tokens=options.page_tokens,
+    )
+    info = EngineInfo(
+        model=model.source,
+        revision=loaded.revision,
+        dtype=loaded.dtype,
+        device=loaded.device,
+        attention=attention.name,
+        max_context_tokens=model.max_context_tokens,
+    )
+    return BatchingEngine(
+        ModelRunner(loaded.model, attention, options),
+        loaded.processor,
+        info,
+        options,
+        num_vocabulary=loaded.config.vocab_size,
+        on_broken=on_broken,
+    )
 
 
 def choose(settings: ModelSettings) -> Choice:
-    """Decide what is `auto`: CUDA, bfloat16 and flash-attn where they are there."""
+    """Decide what is `auto`: CUDA and bfloat16 where they are there."""
     import torch
 
     device = settings.device
@@ -83,14 +152,8 @@ def choose(settings: ModelSettings) -> Choice:
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    attention = settings.attention
-    if attention == "auto":
-        flash = device.startswith("cuda") and importlib.util.find_spec("flash_attn") is not None
-        attention = "flash_attention_2" if flash else "sdpa"
     source = str(tiny_folder()) if settings.source == TINY else settings.source
-    return Choice(
-        source=source, revision=settings.revision, device=device, dtype=dtype, attention=attention
-    )
+    return Choice(source=source, revision=settings.revision, device=device, dtype=dtype)
 
 
 def tiny_folder() -> Path:

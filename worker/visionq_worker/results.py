@@ -51,6 +51,12 @@ class Run:
     def has_lasted(self, seconds: float) -> bool:
         return monotonic() - self.started > seconds
 
+    def deadline(self) -> float | None:
+        """The task's deadline by this process's monotonic clock."""
+        if self.task.deadline is None:
+            return None
+        return self.started + (self.task.deadline - self.attempt.now)
+
     def is_overdue(self) -> bool:
         """Whether the task's deadline has passed."""
         return self.task.deadline is not None and self.now() > self.task.deadline
@@ -68,7 +74,7 @@ class Maker:
 def answer(run: Run, maker: Maker, *, text: str, value: Any, verdict: Verdict) -> Result:
     """The result of a run whose completion ended by itself."""
     assert run.completion is not None
-    assert run.completion.finish_reason != "cancelled"
+    assert run.completion.finish_reason not in ("cancelled", "expired")
     return _result(
         run,
         maker,

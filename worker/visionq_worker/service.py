@@ -78,6 +78,7 @@ class Service:
             versions=installed_versions(),
             progress_seconds=settings.worker.progress_seconds,
             retry_seconds=settings.worker.retry_seconds,
+            max_preparing=settings.worker.preparing or os.cpu_count() or 1,
         )
 
 

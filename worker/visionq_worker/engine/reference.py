@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, cast
 
 import torch
@@ -18,9 +18,14 @@ from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from visionq_worker.engine.errors import (
+    DeviceFull,
+    EngineClosed,
+    EngineError,
+    RequestFailed,
+)
 from visionq_worker.engine.request import (
     Completion,
-    EngineError,
     EngineInfo,
     FinishReason,
     Handle,
@@ -28,8 +33,6 @@ from visionq_worker.engine.request import (
 )
 from visionq_worker.model.processor import ModelInputs
 from visionq_worker.model.weights import LoadedModel
-
-WARM_UP_PROMPT = "<|user|>\n<|image_1|>\nWhat is this?<|end|>\n<|assistant|>\n"
 
 
 class ReferenceEngine:
@@ -61,15 +64,9 @@ class ReferenceEngine:
         handle = Handle()
         with self._accepting:
             if self._is_closed:
-                handle.fail(EngineError("the engine is closed", is_transient=True))
-            else:
-                self._waiting.put((request, handle))
+                raise EngineClosed
+            self._waiting.put((request, handle))
         return handle
-
-    def warm_up(self) -> None:
-        """Answer one small request, so that the first real one meets a ready device."""
-        inputs = self.encode(WARM_UP_PROMPT, [Image.new("RGB", (336, 336), "white")], 1)
-        self.submit(Request(inputs=inputs, max_new_tokens=2)).result()
 
     def close(self) -> None:
         with self._accepting:
@@ -84,14 +81,14 @@ class ReferenceEngine:
                 handle.complete(self._generate(request, handle))
             except torch.OutOfMemoryError as exc:
                 torch.cuda.empty_cache()
-                handle.fail(_chained("the device ran out of memory", exc, is_transient=True))
+                handle.fail(_chained(DeviceFull(), exc))
             except Exception as exc:  # the loop must outlive any request
-                handle.fail(_chained("the model failed on this request", exc))
+                handle.fail(_chained(RequestFailed("the model failed on this request"), exc))
 
     def _generate(self, request: Request, handle: Handle) -> Completion:
-        if handle.is_cancelled:
+        if reason := _early_end(request, handle):
             return Completion(
-                token_ids=(), finish_reason="cancelled", prefill_seconds=0.0, decode_seconds=0.0
+                token_ids=(), finish_reason=reason, prefill_seconds=0.0, decode_seconds=0.0
             )
         meter = _Meter(handle)
         started = perf_counter()
@@ -103,14 +100,14 @@ class ReferenceEngine:
                 max_new_tokens=request.max_new_tokens,
                 eos_token_id=sorted(self._loaded.processor.stop_token_ids),
                 pad_token_id=self._loaded.config.pad_token_id,
-                stopping_criteria=StoppingCriteriaList([_Cancelled(handle)]),
+                stopping_criteria=StoppingCriteriaList([_EarlyEnd(request, handle)]),
                 streamer=meter,
             )
         token_ids = tuple(output[0, request.inputs.num_tokens :].tolist())
         first_token_at = meter.first_token_at or perf_counter()
         return Completion(
             token_ids=token_ids,
-            finish_reason=self._finish_reason(token_ids, handle),
+            finish_reason=self._finish_reason(token_ids, request, handle),
             prefill_seconds=first_token_at - started,
             decode_seconds=perf_counter() - first_token_at,
         )
@@ -124,10 +121,14 @@ class ReferenceEngine:
             tensors["image_sizes"] = inputs.image_sizes.to(device)
         return tensors
 
-    def _finish_reason(self, token_ids: tuple[int, ...], handle: Handle) -> FinishReason:
+    def _finish_reason(
+        self, token_ids: tuple[int, ...], request: Request, handle: Handle
+    ) -> FinishReason:
         if token_ids and token_ids[-1] in self._loaded.processor.stop_token_ids:
             return "stop"
-        return "cancelled" if handle.is_cancelled else "length"
+        if len(token_ids) == request.max_new_tokens:
+            return "length"
+        return _early_end(request, handle) or "length"
 
 
 class _Meter(BaseStreamer):
@@ -138,25 +139,34 @@ class _Meter(BaseStreamer):
         self._has_seen_prompt = False
         self.first_token_at: float | None = None
 
-    def put(self, _value: Any) -> None:
+    def put(self, value: Any) -> None:
         if not self._has_seen_prompt:
             self._has_seen_prompt = True
             return
         self.first_token_at = self.first_token_at or perf_counter()
-        self._handle.num_tokens += 1
+        for token_id in value.tolist():
+            self._handle.push(token_id)
 
     def end(self) -> None:
         pass
 
 
-class _Cancelled(StoppingCriteria):
-    """Stops between two tokens once the handle is cancelled."""
+def _early_end(request: Request, handle: Handle) -> FinishReason | None:
+    if handle.is_cancelled:
+        return "cancelled"
+    is_late = request.deadline is not None and monotonic() >= request.deadline
+    return "expired" if is_late else None
 
-    def __init__(self, handle: Handle) -> None:
+
+class _EarlyEnd(StoppingCriteria):
+    """Stops between two tokens once the request is cancelled or too late."""
+
+    def __init__(self, request: Request, handle: Handle) -> None:
+        self._request = request
         self._handle = handle
 
     def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
-        stop = self._handle.is_cancelled
+        stop = _early_end(self._request, self._handle) is not None
         return torch.full((input_ids.shape[0],), stop, device=input_ids.device)
 
 
@@ -183,7 +193,6 @@ def _seeded(seed: int | None, device: str) -> Iterator[None]:
         yield
 
 
-def _chained(message: str, cause: Exception, *, is_transient: bool = False) -> EngineError:
-    error = EngineError(message, is_transient=is_transient)
+def _chained(error: EngineError, cause: Exception) -> EngineError:
     error.__cause__ = cause
     return error

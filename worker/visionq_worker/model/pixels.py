@@ -5,7 +5,10 @@ PIL and torch only, no torchvision. Two stages, so that the second may run on th
 Left out: decoding, size limits and EXIF rotation come before this file.
 """
 
+import hashlib
 import math
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,11 +16,37 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from visionq_worker.model.geometry import TILE_PX, resized_size
+from visionq_worker.model.geometry import TILE_PX, Grid, resized_size
 
 CHANNEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
 CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
 WHITE = 255
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Picture:
+    """One image as the device gets it: resized and padded, still bytes."""
+
+    pixels: NDArray[np.uint8]  # (H, W, 3), H and W multiples of 336
+    digest: bytes  # of shape and pixels: equal pictures have equal embeddings
+
+    @classmethod
+    def of(cls, image: Image.Image, num_crops: int) -> Self:
+        """The image for that many tiles at most; raises ImageShapeError."""
+        pixels = pad_image(image, num_crops)
+        # A cryptographic digest: embeddings are shared by digest, across tenants too.
+        digest = hashlib.sha256(str(pixels.shape).encode())
+        digest.update(pixels.data)
+        return cls(pixels, digest.digest())
+
+    @property
+    def grid(self) -> Grid:
+        height, width, _ = self.pixels.shape
+        return Grid(rows=height // TILE_PX, columns=width // TILE_PX)
+
+    def views(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Global view and tiles on the device, computed there: (1 + tiles, 3, 336, 336) float32."""
+        return normalised_views(torch.from_numpy(self.pixels).to(device))
 
 
 def pad_image(image: Image.Image, num_crops: int) -> NDArray[np.uint8]:
@@ -42,7 +71,8 @@ def normalised_views(padded: torch.Tensor) -> torch.Tensor:
     """
     mean = torch.tensor(CHANNEL_MEAN, device=padded.device).view(3, 1, 1)
     std = torch.tensor(CHANNEL_STD, device=padded.device).view(3, 1, 1)
-    pixels = padded.permute(2, 0, 1).contiguous().float().div(255).sub(mean).div(std)  # (3, H, W)
+    pixels = padded.permute(2, 0, 1).contiguous().float()  # (3, H, W)
+    pixels.div_(255).sub_(mean).div_(std)
     overview = functional.interpolate(pixels[None], size=(TILE_PX, TILE_PX), mode="bicubic")
     rows, columns = pixels.shape[1] // TILE_PX, pixels.shape[2] // TILE_PX
     tiles = pixels.view(3, rows, TILE_PX, columns, TILE_PX).permute(1, 3, 0, 2, 4)
@@ -57,8 +87,12 @@ def pixel_values(image: Image.Image, num_crops: int) -> tuple[torch.Tensor, tupl
     """
     padded = pad_image(image, num_crops)
     views = normalised_views(torch.from_numpy(padded))
-    empty = views.new_zeros(num_crops + 1 - len(views), *views.shape[1:])
-    return torch.cat([views, empty]), (padded.shape[0], padded.shape[1])
+    return with_empty_tiles(views, num_crops + 1), (padded.shape[0], padded.shape[1])
+
+
+def with_empty_tiles(views: torch.Tensor, num_slots: int) -> torch.Tensor:
+    """Views of one image, padded with zero tiles: (num_slots, 3, 336, 336)."""
+    return torch.cat([views, views.new_zeros(num_slots - len(views), *views.shape[1:])])
 
 
 def _resize_and_pad(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:

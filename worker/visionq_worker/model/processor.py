@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -21,26 +22,42 @@ from visionq_worker.model.checkpoint import DESCRIPTIONS, find_checkpoint
 from visionq_worker.model.config import Phi3VConfig
 from visionq_worker.model.errors import ModelLoadError, PromptError
 from visionq_worker.model.geometry import num_image_tokens
-from visionq_worker.model.pixels import pixel_values
+from visionq_worker.model.pixels import Picture, with_empty_tiles
 
 IMAGE_TAG = re.compile(r"<\|image_([0-9]{1,6})\|>")  # longer numbers are no tags, but text
 HUB_NUM_CROPS = 16  # Phi-3's published default; Phi-3.5's file says 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelInputs:
-    """One prompt, ready for the model. Image rows are in the order of the prompt's tags."""
+    """One prompt, ready for the model. Images are in the order of the prompt's tags."""
 
     input_ids: torch.Tensor  # (1, tokens) int64
-    pixel_values: torch.Tensor | None  # (rows, num_crops + 1, 3, 336, 336) float32
-    image_sizes: torch.Tensor | None  # (rows, 2) int64: padded height, width
-    num_image_tokens: int
-    image_order: tuple[int, ...]  # per row, which of the given images it shows (from 0)
+    pictures: tuple[Picture, ...] = ()  # one per tag; a tag that repeats brings its picture again
+    image_starts: tuple[int, ...] = ()  # per picture, the token its placeholders begin at
+    num_image_tokens: int = 0
+    image_order: tuple[int, ...] = ()  # per picture, which of the given images it shows (from 0)
+    num_crops: int = 1
 
     @property
     def num_tokens(self) -> int:
         """Length of the prompt, placeholders included."""
         return self.input_ids.shape[1]
+
+    @cached_property
+    def pixel_values(self) -> torch.Tensor | None:
+        """What `generate` takes, on the CPU: (pictures, num_crops + 1, 3, 336, 336) float32."""
+        if not self.pictures:
+            return None
+        num_slots = self.num_crops + 1
+        return torch.stack([with_empty_tiles(one.views(), num_slots) for one in self.pictures])
+
+    @cached_property
+    def image_sizes(self) -> torch.Tensor | None:
+        """Padded height and width of each picture: (pictures, 2) int64."""
+        if not self.pictures:
+            return None
+        return torch.tensor([one.pixels.shape[:2] for one in self.pictures])
 
 
 class Phi3VProcessor:
@@ -84,17 +101,18 @@ class Phi3VProcessor:
         """Ids and pixels of a prompt with `<|image_1|>` ... tags; raises an InputError."""
         order = image_order(prompt, len(images))
         texts, runs = self._pieces(prompt, [image.size for image in images], num_crops)
-        ids = texts[0]
+        ids, starts = texts[0], []
         for run, text in zip(runs, texts[1:], strict=True):
+            starts.append(len(ids))
             ids = ids + [self.image_token_id] * run + text
-        views = [pixel_values(image, num_crops) for image in images]
-        rows = [views[index] for index in order]
+        pictures = [Picture.of(image, num_crops) for image in images]
         return ModelInputs(
             input_ids=torch.tensor([ids], dtype=torch.long),
-            pixel_values=torch.stack([tiles for tiles, _ in rows]) if rows else None,
-            image_sizes=torch.tensor([size for _, size in rows]) if rows else None,
+            pictures=tuple(pictures[index] for index in order),
+            image_starts=tuple(starts),
             num_image_tokens=sum(runs),
             image_order=order,
+            num_crops=num_crops,
         )
 
     def num_prompt_tokens(
