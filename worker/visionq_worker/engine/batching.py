@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import secrets
 import threading
 from collections import deque
@@ -358,7 +359,8 @@ class BatchingEngine:
         inputs, context = request.inputs, self._options.max_context_tokens
         if request.max_new_tokens < 1 or not inputs.num_tokens:
             raise RequestInvalid("a request has a prompt and asks for at least one token")
-        if request.temperature < 0 or not 0 < request.top_p <= 1:
+        # Written so that NaN is refused as well.
+        if not 0 <= request.temperature < math.inf or not 0 < request.top_p <= 1:
             raise RequestInvalid("temperature is at least 0, top_p is above 0 and at most 1")
         most = inputs.num_tokens + request.max_new_tokens
         if most > context:
