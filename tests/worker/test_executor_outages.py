@@ -17,12 +17,47 @@ from visionq.local import LocalServers
 from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records, connect
+from visionq_worker.engine.errors import EngineBroken, EngineClosed, EngineError
 from visionq_worker.engine.request import Handle, Request
 from visionq_worker.errors import Postponed
 
 BenchWith = Callable[[ScriptedEngine], Workbench]
 
 SECONDS = 20.0
+
+
+class RefusingEngine(ScriptedEngine):
+    """Takes no request."""
+
+    def __init__(self, refusal: EngineError) -> None:
+        super().__init__()
+        self._refusal = refusal
+
+    def submit(self, request: Request) -> Handle:
+        raise self._refusal
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_task_goes_back_when_the_device_is_lost(bench_with: BenchWith, is_taken: bool) -> None:
+    error = EngineBroken("a step took longer than 120 s")
+    bench = bench_with(ScriptedEngine(error=error) if is_taken else RefusingEngine(error))
+    task = bench.task()
+    with pytest.raises(Postponed, match=r"^a step took longer than 120 s$"):
+        bench.executor.execute(task)
+    assert bench.stored(task) is None
+    status = bench.status(task)
+    assert status.state is State.RETRY
+    assert status.failure == Failure(
+        code="model_error", message="waiting for a worker whose device works", retryable=True
+    )
+
+
+def test_task_goes_back_when_the_engine_is_closing(bench_with: BenchWith) -> None:
+    bench = bench_with(RefusingEngine(EngineClosed()))
+    task = bench.task()
+    with pytest.raises(Postponed, match=r"^the engine is closed$"):
+        bench.executor.execute(task)
+    assert bench.state(task) is State.RETRY
 
 
 class InterruptedEngine(ScriptedEngine):

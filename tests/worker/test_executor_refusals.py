@@ -13,7 +13,8 @@ from tests.worker.picture_bytes import encoded
 from tests.worker.workbench import DOT_KEY, Workbench
 from visionq.contract import Failure, ImageRef, Options, State, Usage
 from visionq.errors import InvalidTask, UnknownKind
-from visionq_worker.engine.errors import EngineError
+from visionq_worker.engine.errors import EngineError, RequestTooLong
+from visionq_worker.engine.request import Handle, Request
 from visionq_worker.model.errors import ImageShapeError, PromptError
 from visionq_worker.model.processor import ModelInputs
 
@@ -182,6 +183,22 @@ def test_prompt_that_fills_the_context_leaves_no_room_for_an_answer(
     assert failure is not None
     assert failure.code == "prompt_too_long"
     assert bench.engine.requests == []
+
+
+class FullEngine(ScriptedEngine):
+    """Its cache is smaller than its context."""
+
+    def submit(self, request: Request) -> Handle:
+        raise RequestTooLong("900 tokens do not fit into a cache of 512")
+
+
+def test_prompt_that_the_cache_cannot_hold_is_too_long(bench_with: BenchWith) -> None:
+    bench = bench_with(FullEngine())
+    assert bench.run(bench.task()).failure == Failure(
+        code="prompt_too_long",
+        message="900 tokens do not fit into a cache of 512",
+        retryable=False,
+    )
 
 
 @pytest.mark.parametrize("is_transient", [True, False])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery, Task, bootsteps, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
+from celery.worker import state as worker_state
 from kombu import Queue
 
 from visionq.broker import tls_conf
@@ -147,12 +148,16 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
 
 def _load(settings: Settings) -> Engine:
     seconds = settings.worker.retry_seconds + GIVE_BACK_SECONDS
-    return load_engine(settings.model, settings.engine, on_broken=lambda: _leave_broken(seconds))
+    return load_engine(settings.model, settings.engine, on_broken=lambda: leave_broken(seconds))
 
 
-def _leave_broken(seconds: float) -> None:
-    """Leave for good, by a way that does not wait for the device."""
-    log.critical("leaving with code %d in %.1f s", EXIT_BROKEN, seconds)
+def leave_broken(seconds: float) -> None:
+    """Take no more messages and leave when the tasks in hand are given back.
+
+    After so many seconds in any case, by a way that waits for nobody.
+    """
+    log.critical("leaving with code %d, in %.1f s at the latest", EXIT_BROKEN, seconds)
+    worker_state.should_stop = EXIT_BROKEN
     leaving = threading.Timer(seconds, os._exit, (EXIT_BROKEN,))
     leaving.daemon = True
     leaving.start()

@@ -101,6 +101,8 @@ class Executor:
             result = self._parse(run)
         except _TakenOver:
             return self._give_way(run)
+        except Postponed:
+            raise
         except TaskError as error:
             log.info("task %s cannot be answered: %s (%r)", task.id, error.code, error.__cause__)
             result = failure(run, self._maker, error)

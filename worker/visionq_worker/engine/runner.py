@@ -39,14 +39,6 @@ CPU_CACHE_BYTES = GIB
 """Keys and values on a CPU when nothing else is said: its memory is not the engine's alone."""
 
 
-SMALL_PASS = 50_000_000
-"""Tokens times parameters below which a CPU pass runs in one thread.
-
-Threads meet at the end of every operation. In a pass of small operations that takes longer than
-the work that they share: 9.0 instead of 6.0 ms for 16 tokens of the tiny model on two cores.
-"""
-
-
 class Runner(Protocol):
     """A device that computes steps. Used by the engine's thread alone, once it runs."""
 
@@ -79,7 +71,6 @@ class ModelRunner:
     ) -> None:
         """Sizes and allocates the cache, captures graphs. Raises ModelLoadError."""
         self._device = model.device
-        self._num_threads = torch.get_num_threads()
         rope = rope_table(model, options.max_context_tokens)
         self._decoder = PackedDecoder(model, rope=rope, ops=_ops(self._device), attention=attention)
         self._features = FeatureCache(
@@ -94,7 +85,8 @@ class ModelRunner:
         self._graphs = self._captured(options) if options.uses_graphs else None
 
     def run(self, chunks: Row[Chunk]) -> torch.Tensor:
-        self._take_device(sum(chunk.num_tokens for chunk in chunks))
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # of this thread: kernels are launched there
         with torch.inference_mode():
             layout = _layout(chunks, self.page_tokens, self.num_short)
             overlays = _overlays(chunks)
@@ -111,16 +103,6 @@ class ModelRunner:
 
     def feature_counts(self) -> tuple[int, int]:
         return self._features.num_hits, self._features.num_misses
-
-    def _take_device(self, num_tokens: int) -> None:
-        """Make the calling thread use the device, and as many cores as the pass is worth."""
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
-            return
-        is_small = num_tokens * self._decoder.num_parameters < SMALL_PASS
-        wanted = 1 if is_small else self._num_threads
-        if torch.get_num_threads() != wanted:
-            torch.set_num_threads(wanted)
 
     def _decode(self, graphs: DecodeGraphs, chunks: Row[Chunk], layout: _Layout) -> torch.Tensor:
         parts = [

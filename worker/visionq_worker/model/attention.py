@@ -83,13 +83,14 @@ class SdpaAttention:
         values: torch.Tensor,
         plan: list[tuple[int, list[slice]]],
     ) -> torch.Tensor:
-        flat_keys, flat_values = keys.flatten(0, 1), values.flatten(0, 1)
+        # Pages as one row of slots: a view, whatever the cache's order.
+        flat = (queries, keys.flatten(0, 1), values.flatten(0, 1))
+        q, k, v = (tensor.transpose(0, 1)[None] for tensor in flat)  # (1, heads, slots, head_dim)
         outputs, row = torch.empty_like(queries), 0
+        heads_first = outputs.transpose(0, 1)[None]
         for num_new, runs in plan:
             part = slice(row, row + num_new)
-            outputs[part] = _causal(
-                queries[part], _gathered(flat_keys, runs), _gathered(flat_values, runs)
-            )
+            heads_first[:, :, part] = _causal(q[:, :, part], _gathered(k, runs), _gathered(v, runs))
             row += num_new
         return outputs
 
@@ -112,23 +113,22 @@ def slot_runs(span: Span, page_tokens: int) -> list[slice]:
 
 
 def _gathered(flat: torch.Tensor, runs: Sequence[slice]) -> torch.Tensor:
-    """(keys, heads, head_dim); a view where one run holds all."""
-    return flat[runs[0]] if len(runs) == 1 else torch.cat([flat[run] for run in runs])
+    """(1, heads, keys, head_dim) of (1, heads, slots, head_dim); a view where one run holds all."""
+    if len(runs) == 1:
+        return flat[:, :, runs[0]]
+    return torch.cat([flat[:, :, run] for run in runs], dim=2)
 
 
 def _causal(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """One sequence's attention; its queries belong to the last of its keys."""
-    num_new, num_keys = len(queries), len(keys)
+    """One sequence's attention, (1, heads, tokens, head_dim); its queries are its last tokens."""
+    num_new, num_keys = queries.shape[2], keys.shape[2]
     mask = None
     if 1 < num_new < num_keys:
         seen = torch.ones(num_new, num_keys, dtype=torch.bool, device=queries.device)
         mask = seen.tril(num_keys - num_new)
-    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (queries, keys, values))
-    # q, k, v: (1, heads, tokens, head_dim)
-    output = functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=1 < num_new == num_keys
+    return functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=1 < num_new == num_keys
     )
-    return output[0].transpose(0, 1)  # (new tokens, heads, head_dim)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -73,7 +73,6 @@ class PackedDecoder:
         self._layers = [_layer(layer) for layer in model.model.layers]
         self._norm = model.model.norm.weight
         self._head = model.lm_head.weight
-        self.num_parameters = sum(tensor.numel() for tensor in model.model.layers.parameters())
 
     def new_cache(self, num_pages: int, page_tokens: int) -> Cache:
         """An empty cache on the device. Zeros: kernels may multiply what they mask by nothing."""
