@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
 
+    from visionq.signed import SignedRequests, TooLarge
+
 _DENIED = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403", "401"}
 )
@@ -65,57 +67,68 @@ class ObjectStore:
         self._timeout_seconds = timeout_seconds
         self._max_connections = max_connections
         self._building = threading.Lock()
-        self._built: S3Client | None = None
+        self._built: tuple[S3Client, SignedRequests | None] | None = None
 
     def put(self, key: str, content: bytes, content_type: str = "application/octet-stream") -> None:
         with self._mapped_errors(key):
-            self._client.put_object(
-                Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
-            )
+            client, signed = self._doors()
+            if signed is None or not signed.put(self.bucket, key, content, content_type):
+                client.put_object(
+                    Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
+                )
 
     def get(self, key: str, *, bucket: str | None = None, max_bytes: int | None = None) -> bytes:
         """The object's bytes. Above `max_bytes` nothing is read and `ObjectTooLarge` is raised."""
+        where = bucket or self.bucket
         with self._mapped_errors(key):
-            reply = self._client.get_object(Bucket=bucket or self.bucket, Key=key)
-            with reply["Body"] as body:
-                if max_bytes is not None and reply["ContentLength"] > max_bytes:
-                    raise ObjectTooLarge(f"{key}: {reply['ContentLength']} > {max_bytes} bytes")
-                return body.read()
+            client, signed = self._doors()
+            content = signed.get(where, key, max_bytes) if signed else None
+            if content is None:
+                content = _get(client, where, key, max_bytes)
+        if isinstance(content, bytes):
+            return content
+        raise ObjectTooLarge(f"{key}: {content.num_bytes} > {max_bytes} bytes")
 
     def exists(self, key: str) -> bool:
         try:
             with self._mapped_errors(key):
-                self._client.head_object(Bucket=self.bucket, Key=key)
+                self._doors()[0].head_object(Bucket=self.bucket, Key=key)
         except ObjectMissing:
             return False
         return True
 
     def delete(self, key: str) -> None:
         with self._mapped_errors(key):
-            self._client.delete_object(Bucket=self.bucket, Key=key)
+            self._doors()[0].delete_object(Bucket=self.bucket, Key=key)
 
     def check_bucket(self) -> None:
         """Raise unless the bucket is there and may be used."""
         with self._mapped_errors("", is_bucket=True):
-            self._client.head_bucket(Bucket=self.bucket)
+            self._doors()[0].head_bucket(Bucket=self.bucket)
 
     def close(self) -> None:
         if self._built is not None:
-            self._built.close()
+            client, signed = self._built
+            client.close()
+            if signed is not None:
+                signed.close()
 
-    @property
-    def _client(self) -> S3Client:
+    def _doors(self) -> tuple[S3Client, SignedRequests | None]:
+        """boto3's client, and the short way for whole objects; None where nobody may sign."""
         with self._building:
             if self._built is None:
                 self._built = self._build()
             return self._built
 
-    def _build(self) -> S3Client:
+    def _build(self) -> tuple[S3Client, SignedRequests | None]:
         import boto3
         from botocore.config import Config
 
+        from visionq.signed import SignedRequests
+
+        connect_seconds = min(3.0, self._timeout_seconds)
         config = Config(
-            connect_timeout=min(3.0, self._timeout_seconds),
+            connect_timeout=connect_seconds,
             read_timeout=self._timeout_seconds,
             retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=self._max_connections,
@@ -126,13 +139,27 @@ class ObjectStore:
             response_checksum_validation="when_required",
         )
         # boto3's default session is not made for several threads; a session of one's own is.
-        return boto3.session.Session().client(
+        session = boto3.session.Session(
+            self._address.access_key, self._address.secret_key, region_name=self._address.region
+        )
+        client = session.client(
             "s3",
             endpoint_url=self._address.endpoint_url,
             region_name=self._address.region,
-            aws_access_key_id=self._address.access_key,
-            aws_secret_access_key=self._address.secret_key,
             config=config,
+        )
+        credentials = session.get_credentials()
+        if credentials is None:
+            return client, None
+        return client, SignedRequests(
+            session._session,  # noqa: SLF001 boto3 has no name of its own for it
+            credentials,
+            endpoint_url=client.meta.endpoint_url,
+            region=client.meta.region_name,
+            is_path_style=self._address.endpoint_url is not None or "." in self.bucket,
+            connect_seconds=connect_seconds,
+            read_seconds=self._timeout_seconds,
+            max_connections=self._max_connections,
         )
 
     @contextmanager
@@ -160,6 +187,16 @@ class ObjectStore:
         if status >= 500 or code in ("SlowDown", "RequestTimeout"):
             raise StorageUnavailable(f"the object store answered {status} {code}") from exc
         raise StorageError(f"the object store answered {status} {code} for {key!r}") from exc
+
+
+def _get(client: S3Client, bucket: str, key: str, max_bytes: int | None) -> bytes | TooLarge:
+    from visionq.signed import TooLarge
+
+    reply = client.get_object(Bucket=bucket, Key=key)
+    with reply["Body"] as body:
+        if max_bytes is not None and reply["ContentLength"] > max_bytes:
+            return TooLarge(reply["ContentLength"])
+        return body.read()
 
 
 def split_s3_url(url: str) -> tuple[str, str]:

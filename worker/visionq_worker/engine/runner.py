@@ -105,17 +105,14 @@ class ModelRunner:
         return self._features.num_hits, self._features.num_misses
 
     def _decode(self, graphs: DecodeGraphs, chunks: Row[Chunk], layout: _Layout) -> torch.Tensor:
-        parts = [
-            graphs.run(
-                layout.ids[first : first + graphs.max_batch],
-                layout.rope_rows[first : first + graphs.max_batch],
-                layout.slots[first : first + graphs.max_batch],
-                [chunk.sequence.pages for chunk in chunks[first : first + graphs.max_batch]],
-                [chunk.stop for chunk in chunks[first : first + graphs.max_batch]],
-            )
-            for first in range(0, len(chunks), graphs.max_batch)
-        ]
-        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        assert len(chunks) <= graphs.max_batch, "graphs were captured for all that may run"
+        logits = graphs.run(
+            layout.ids,
+            layout.rope_rows,
+            layout.slots,
+            [chunk.sequence.pages for chunk in chunks],
+            [chunk.stop for chunk in chunks],
+        )
         wanted = [row for row, chunk in enumerate(chunks) if chunk.is_last]
         return logits if len(wanted) == len(chunks) else logits[wanted]
 
