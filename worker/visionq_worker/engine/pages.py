@@ -72,9 +72,12 @@ class PagePool:
             self._holders[page] = 1
         return pages
 
-    def release(self, pages: Iterable[int], *, forget: bool = False) -> None:
-        """One holder fewer for each. `forget`: what these pages hold is not to be trusted."""
-        for page in pages:
+    def release(self, pages: Sequence[int], *, forget: bool = False) -> None:
+        """One holder fewer for each. `forget`: what these pages hold is not to be trusted.
+
+        The last become idle first, and are given away first: a beginning is shared more often.
+        """
+        for page in reversed(pages):
             assert self._holders[page] > 0, "only held pages are released"
             self._holders[page] -= 1
             if forget:
@@ -103,8 +106,7 @@ class PagePool:
         assert not free & idle, "free pages are not idle"
         unheld = {page for page in range(self.num_pages) if not held[page]}
         assert free | idle == unheld, "an unheld page is free or idle"
-        assert {self._page_of[key] for key in self._page_of} == set(self._key_of), "keys and pages"
-        assert all(self._page_of[key] == page for page, key in self._key_of.items()), "both ways"
+        assert self._page_of == {key: page for page, key in self._key_of.items()}, "keys and pages"
         assert idle <= set(self._key_of), "idle pages are known by their keys"
         assert not free & set(self._key_of), "free pages hold nothing"
 

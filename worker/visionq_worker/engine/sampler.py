@@ -58,7 +58,7 @@ def choose(logits: torch.Tensor, picks: Row[Pick], *, never: int) -> list[Choice
 def uniform(seed: int, position: int) -> float:
     """The request's draw for that token: a number in [0, 1), the same on every machine."""
     text = f"{seed}:{position}".encode()
-    return int.from_bytes(blake2b(text, digest_size=8).digest()[:7], "big") / 2**56
+    return (int.from_bytes(blake2b(text, digest_size=8).digest()[:7], "big") >> 3) / 2**53
 
 
 def _draw(logits: torch.Tensor, picks: Row[Pick]) -> torch.Tensor:
@@ -66,12 +66,16 @@ def _draw(logits: torch.Tensor, picks: Row[Pick]) -> torch.Tensor:
     rows = [(pick.temperature, pick.top_p, uniform(pick.seed, pick.position)) for pick in picks]
     numbers = torch.tensor(rows, dtype=torch.float32, device=logits.device)
     temperature, top_p, draw = numbers.T[..., None]  # (rows, 1) each
-    scaled, order = (logits / temperature).sort(dim=-1, descending=True, stable=True)
+    # Below 0, and divided by nothing extreme: what is finite and what is not stays so.
+    below = logits - logits.amax(dim=-1, keepdim=True)
+    scaled = below / temperature.clamp(1e-30, 1e30)
+    scaled, order = scaled.sort(dim=-1, descending=True, stable=True)
     chances = scaled.softmax(dim=-1)
     reached = chances.cumsum(dim=-1)
-    kept = reached.masked_fill(reached - chances >= top_p, 0).amax(dim=-1, keepdim=True)
-    # The first token whose share of what is kept reaches the draw.
-    index = (reached <= draw * kept).sum(dim=-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    is_kept = (reached - chances < top_p) & (chances > 0)
+    last = (is_kept.sum(dim=-1, keepdim=True) - 1).clamp(min=0)
+    # The first token whose share of what is kept exceeds the draw; a draw may be rounded up to 1.
+    index = (reached <= draw * reached.gather(1, last)).sum(dim=-1, keepdim=True).minimum(last)
     chosen: torch.Tensor = order.gather(1, index)[:, 0]
     return chosen
 

@@ -128,7 +128,6 @@ class Scheduler:
             if sequence.num_uncomputed != 1 or not sequence.pages:  # none: it was just sent back
                 continue
             if self._needs_long(sequence):
-                self.num_long_restarts += 1
                 self._send_back(sequence)
             elif self._has_page_for_next(sequence):
                 chunks.append(_chunk(sequence, 1))
@@ -156,6 +155,7 @@ class Scheduler:
         """It waits again, before all others; what it has said stays said."""
         self.running.remove(sequence)
         self.pool.release(sequence.pages)
+        self.num_long_restarts += self._needs_long(sequence)
         sequence.restart(is_long=sequence.is_long or self._needs_long(sequence))
         self.waiting.appendleft(sequence)
 
