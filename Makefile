@@ -3,7 +3,7 @@ PYTHON_ENV := .venv/bin
 MODEL ?= tiny
 export PYTHON
 
-.PHONY: help setup triton demo test check lint types imports format bench lock clean
+.PHONY: help setup triton demo test check lint types imports format bench bench-engine bench-gpu lock clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,12 @@ format: setup ## let ruff rewrite what it can
 
 bench: setup ## what the queue and the store cost, as ratios within one run
 	@$(PYTHON_ENV)/python -m tests.bench
+
+bench-engine: setup ## the engine beside generate, the queue and the store, as ratios within one run
+	@$(PYTHON_ENV)/python -m tests.bench_engine
+
+bench-gpu: setup ## the engine at the published size on a CUDA device, beside its floors and generate
+	@$(PYTHON_ENV)/python -m tests.bench_engine.gpu
 
 lock: ## rewrite requirements.txt from the ranges in the project files (needs uv)
 	@sh tools/lock.sh

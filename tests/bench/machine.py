@@ -18,7 +18,7 @@ MAX_DRIFT = 1.5
 """A run whose raw round trip moved by more than this factor compares two machines."""
 
 PROBE_KEY = "bench:probe"
-PACKAGES = ("celery", "kombu", "redis", "boto3", "pydantic")
+PACKAGES = ("celery", "kombu", "redis", "boto3", "pydantic", "torch", "transformers", "pillow")
 
 
 @dataclass(frozen=True, slots=True)
