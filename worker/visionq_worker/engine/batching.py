@@ -108,7 +108,7 @@ class BatchingEngine:
         sequence = self._sequence(request)
         with self._changed:
             if self._broken is not None:
-                raise self._broken
+                raise self._broken.with_traceback(None)
             if self._is_closed:
                 raise EngineClosed
             self._open[sequence.number] = sequence

@@ -120,7 +120,7 @@ class Handle:
         """The completion, waiting for it. Raises `EngineError`."""
         self._done.wait()
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # else each raise would lengthen it
         assert self._completion is not None, "a handle that is done has a completion or an error"
         return self._completion
 
@@ -142,7 +142,7 @@ class Handle:
             if not fresh:
                 break
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
 
     def add_done_callback(self, callback: Callable[[Handle], None]) -> None:
         """Call it once the request has ended, in the thread that ends it, or now if it has.

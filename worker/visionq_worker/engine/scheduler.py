@@ -165,6 +165,8 @@ class Scheduler:
         Passed over: those whose beginning another one is computing right now. They find it in the
         cache a step later.
         """
+        if not self.waiting:
+            return []
         chunks: list[Chunk] = []
         coming = {key for chunk in underway for key in self._keys_made_by(chunk)}
         passed_over: list[Sequence] = []
@@ -191,9 +193,7 @@ class Scheduler:
         """Whether it may start: its pages are there, and one for each that runs already."""
         missing = self.pool.pages_for(len(sequence)) - len(shared)
         available = self.pool.num_available - self.pool.num_idle(shared)
-        return missing + len(self.running) <= available or (
-            not self.running and missing <= available
-        )
+        return missing + len(self.running) <= available
 
     def _admitted(self, sequence: Sequence, shared: list[int], budget: int) -> Chunk:
         self.pool.hold(shared)
