@@ -30,7 +30,7 @@ from visionq_worker.model.attention import ATTENTION_NAMES
 
 
 def main() -> int:
-    wanted = _arguments(sys.argv[1:])
+    wanted = read_arguments(sys.argv[1:])
     logging.basicConfig(level="INFO" if wanted.verbose else "WARNING", stream=sys.stderr)
     device = torch.device(wanted.device)
     if device.type == "cpu":
@@ -67,7 +67,7 @@ def _run(bench: Bench, name: str) -> None:
     _say(f"{name}: {perf_counter() - began:.0f} s")
 
 
-def _arguments(given: Sequence[str]) -> argparse.Namespace:
+def read_arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench_engine.gpu", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
