@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 from visionq.errors import (
     BucketMissing,
@@ -114,7 +115,7 @@ class ObjectStore:
                 signed.close()
 
     def _doors(self) -> tuple[S3Client, SignedRequests | None]:
-        """boto3's client, and the short way for whole objects; None where nobody may sign."""
+        """boto3's client, and the short way for whole objects; None where only boto3 knows it."""
         with self._building:
             if self._built is None:
                 self._built = self._build()
@@ -149,14 +150,18 @@ class ObjectStore:
             config=config,
         )
         credentials = session.get_credentials()
-        if credentials is None:
+        # How buckets become addresses is known of an endpoint that was given, and of AWS; where the
+        # environment or a profile names another endpoint, it is boto3's to know.
+        is_aws = (urlsplit(client.meta.endpoint_url).hostname or "").endswith(".amazonaws.com")
+        is_known = self._address.endpoint_url is not None or is_aws
+        if credentials is None or not is_known:
             return client, None
         return client, SignedRequests(
             session._session,  # noqa: SLF001 boto3 has no name of its own for it
             credentials,
             endpoint_url=client.meta.endpoint_url,
             region=client.meta.region_name,
-            is_path_style=self._address.endpoint_url is not None or "." in self.bucket,
+            is_path_style=self._address.endpoint_url is not None,
             connect_seconds=connect_seconds,
             read_seconds=self._timeout_seconds,
             max_connections=self._max_connections,

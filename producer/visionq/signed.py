@@ -108,6 +108,7 @@ class SignedRequests:
     def _url(self, bucket: str, key: str) -> str:
         scheme, host, base = self._endpoint.scheme, self._endpoint.netloc, self._endpoint.path
         path = quote(key, safe="-._~/")
-        if self._is_path_style:
+        # A certificate of *.s3.amazonaws.com does not cover a bucket with dots in its name.
+        if self._is_path_style or "." in bucket:
             return f"{scheme}://{host}{base.rstrip('/')}/{bucket}/{path}"
         return f"{scheme}://{bucket}.{host}/{path}"

@@ -168,6 +168,34 @@ def test_store_without_keys_is_denied_without_a_request(
     assert server.requests == []
 
 
+def test_endpoint_of_the_environment_is_left_to_boto3(
+    scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = scripted(reply(200, b"content"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
+    store = ObjectStore(StoreAddress(bucket="b", access_key="key", secret_key="secret"))
+    assert store.get("inputs/a") == b"content"
+    store.close()
+    assert [path for _, path, _ in server.requests] == ["/b/inputs/a"]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "url"),
+    [
+        ("pictures", "https://pictures.s3.eu-west-1.amazonaws.com/a%20b"),
+        ("my.pictures", "https://s3.eu-west-1.amazonaws.com/my.pictures/a%20b"),
+    ],
+)
+def test_bucket_on_aws_has_the_address_that_its_certificate_covers(bucket: str, url: str) -> None:
+    store = ObjectStore(
+        StoreAddress(bucket="other", region="eu-west-1", access_key="key", secret_key="secret")
+    )
+    _, signed = store._doors()
+    assert signed is not None
+    assert signed._url(bucket, "a b") == url
+    store.close()
+
+
 def test_error_types_are_those_of_the_store() -> None:
     assert all(
         issubclass(kind, StorageError)

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import heapq
 import logging
-import math
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Row
-from itertools import count
 from time import monotonic, perf_counter
 
 import torch
@@ -27,9 +24,8 @@ from visionq_worker.engine.errors import (
     EngineClosed,
     EngineError,
     RequestFailed,
-    RequestInvalid,
-    RequestTooLong,
 )
+from visionq_worker.engine.intake import Intake
 from visionq_worker.engine.metrics import EngineMetrics, Meter
 from visionq_worker.engine.options import EngineOptions
 from visionq_worker.engine.pages import PagePool
@@ -37,7 +33,7 @@ from visionq_worker.engine.request import EngineInfo, FinishReason, Handle, Requ
 from visionq_worker.engine.runner import Runner
 from visionq_worker.engine.sampler import Choice, Pick, choose
 from visionq_worker.engine.scheduler import Chunk, Scheduler
-from visionq_worker.engine.sequence import Placement, Sequence
+from visionq_worker.engine.sequence import Sequence
 from visionq_worker.engine.watchdog import Watchdog
 from visionq_worker.model.processor import ModelInputs, Phi3VProcessor
 
@@ -72,7 +68,12 @@ class BatchingEngine:
         self._runner = runner
         self._processor = processor
         self._options = options
-        self._num_vocabulary = num_vocabulary
+        self._intake = Intake(
+            runner,
+            processor,
+            max_context_tokens=options.max_context_tokens,
+            num_vocabulary=num_vocabulary,
+        )
         self._on_broken = on_broken
         self._checks_every_step = checks_every_step
         pool = PagePool(runner.num_pages, runner.page_tokens, keeps_prefixes=options.keeps_prefixes)
@@ -89,7 +90,6 @@ class BatchingEngine:
         self._leaving: list[Sequence] = []  # cancelled, and no longer in the inbox
         self._open: dict[int, Sequence] = {}  # every request that has not ended, by its number
         self._deadlines: list[tuple[float, int]] = []  # a heap, with the numbers of requests
-        self._numbers = count()
         self._checked_at = perf_counter()
         self._is_closed = False
         self._broken: EngineBroken | None = None
@@ -104,8 +104,7 @@ class BatchingEngine:
         return self._processor.decode(token_ids)
 
     def submit(self, request: Request) -> Handle:
-        self._check_request(request)
-        sequence = self._sequence(request)
+        sequence = self._intake.sequence(request, self._cancel)
         with self._changed:
             if self._broken is not None:
                 raise self._broken.with_traceback(None)
@@ -353,57 +352,6 @@ class BatchingEngine:
         with self._changed:
             if sequence.number in self._open:
                 self._cancelled.append(sequence)
-
-    def _check_request(self, request: Request) -> None:
-        """Raise what is wrong with it: later it would be its neighbours' trouble."""
-        inputs, context = request.inputs, self._options.max_context_tokens
-        if request.max_new_tokens < 1 or not inputs.num_tokens:
-            raise RequestInvalid("a request has a prompt and asks for at least one token")
-        # Written so that NaN is refused as well.
-        if not 0 <= request.temperature < math.inf or not 0 < request.top_p <= 1:
-            raise RequestInvalid("temperature is at least 0, top_p is above 0 and at most 1")
-        most = inputs.num_tokens + request.max_new_tokens
-        if most > context:
-            raise RequestTooLong(f"{most} tokens do not fit into a context of {context}")
-        # The last token is never computed, so it needs no place.
-        room = self._runner.num_pages * self._runner.page_tokens
-        if most - 1 > room:
-            raise RequestTooLong(f"{most} tokens do not fit into a cache of {room}")
-        smallest, largest = inputs.input_ids.aminmax()
-        if smallest < 0 or largest >= self._num_vocabulary:
-            raise RequestInvalid(f"token ids lie between 0 and {self._num_vocabulary - 1}")
-        self._check_placeholders(inputs)
-
-    def _check_placeholders(self, inputs: ModelInputs) -> None:
-        is_image = inputs.input_ids[0] == self._runner.image_token_id
-        filled = torch.zeros_like(is_image)
-        for start, picture in zip(inputs.image_starts, inputs.pictures, strict=True):
-            filled[start : start + picture.grid.num_tokens] = True
-        if not torch.equal(is_image, filled):
-            raise RequestInvalid("the prompt's placeholders are not where its images are")
-
-    def _sequence(self, request: Request) -> Sequence:
-        inputs = request.inputs
-        handle = Handle(on_cancel=lambda: self._cancel(sequence))
-        stop_token_ids = request.stop_token_ids
-        if stop_token_ids is None:
-            stop_token_ids = self._processor.stop_token_ids
-        sequence = Sequence(
-            number=next(self._numbers),
-            request=request,
-            handle=handle,
-            token_ids=inputs.input_ids[0].tolist(),
-            num_prompt=inputs.num_tokens,
-            placements=tuple(
-                Placement(picture, start, start + picture.grid.num_tokens)
-                for start, picture in zip(inputs.image_starts, inputs.pictures, strict=True)
-            ),
-            stop_token_ids=stop_token_ids,
-            seed=secrets.randbits(64) if request.seed is None else request.seed,
-            is_long=inputs.num_tokens > self._runner.num_short,
-            page_tokens=self._runner.page_tokens,
-        )
-        return sequence
 
 
 def _pick(sequence: Sequence) -> Pick:

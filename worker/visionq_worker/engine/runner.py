@@ -71,6 +71,7 @@ class ModelRunner:
     ) -> None:
         """Sizes and allocates the cache, captures graphs. Raises ModelLoadError."""
         self._device = model.device
+        self._take_device()
         rope = rope_table(model, options.max_context_tokens)
         self._decoder = PackedDecoder(model, rope=rope, ops=_ops(self._device), attention=attention)
         self._features = FeatureCache(
@@ -85,8 +86,7 @@ class ModelRunner:
         self._graphs = self._captured(options) if options.uses_graphs else None
 
     def run(self, chunks: Row[Chunk]) -> torch.Tensor:
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # of this thread: kernels are launched there
+        self._take_device()
         with torch.inference_mode():
             layout = _layout(chunks, self.page_tokens, self.num_short)
             overlays = _overlays(chunks)
@@ -103,6 +103,11 @@ class ModelRunner:
 
     def feature_counts(self) -> tuple[int, int]:
         return self._features.num_hits, self._features.num_misses
+
+    def _take_device(self) -> None:
+        """Make it the calling thread's: Triton launches on the current device, not a tensor's."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
 
     def _decode(self, graphs: DecodeGraphs, chunks: Row[Chunk], layout: _Layout) -> torch.Tensor:
         assert len(chunks) <= graphs.max_batch, "graphs were captured for all that may run"
