@@ -213,6 +213,15 @@ def test_request_can_be_taken_away_half_computed() -> None:
 # What prompts share.
 
 
+def test_pages_of_a_lone_request_are_neighbours_as_it_grows() -> None:
+    desk = Desk()
+    old, young = desk.submit(prompt(6, first=1)), desk.submit(prompt(6, first=2))
+    desk.step()
+    desk.scheduler.remove(old)
+    desk.run_until_length(young, 20)
+    assert young.pages == [2, 3, 4, 5, 6], "though lower ones are free"
+
+
 def test_known_beginning_is_not_computed_again() -> None:
     desk = Desk()
     desk.submit([1, 2, 3, 4, 5, 6, 7, 8, 9])
@@ -551,6 +560,28 @@ def test_restarted_request_goes_before_those_that_wait() -> None:
     desk.step()
     assert desk.step() == [Part(0, 0, 11)]
     assert desk.waiting == [1]
+
+
+def test_requests_restarted_in_one_step_keep_their_order() -> None:
+    desk = Desk(num_short=10, step_tokens=30)
+    for first in (1, 2, 3):
+        desk.submit(prompt(10, first))
+    desk.step()
+    desk.submit(prompt(3, first=4))
+    assert desk.step() == [Part(0, 0, 11), Part(1, 0, 11), Part(2, 0, 8)]
+    assert desk.step() == [Part(0, 11, 12), Part(1, 11, 12), Part(2, 8, 11), Part(3, 0, 3)]
+    assert desk.running == [0, 1, 2, 3]
+
+
+def test_restarted_request_is_as_old_as_before() -> None:
+    desk = Desk(num_pages=6, num_short=10)
+    old = desk.submit(prompt(10, first=1))
+    young = desk.submit(prompt(7, first=2))
+    desk.step()
+    assert Part(0, 0, 11) in desk.step()
+    assert desk.running == [0, 1]
+    desk.run_until_length(old, 14)
+    assert (old.num_preemptions, young.num_preemptions) == (0, 1)
 
 
 def _desk_with_one_preempted_as_it_outgrows() -> Desk:

@@ -2,13 +2,16 @@
 
 Every step first gives each running sequence its next token, then goes on with prompts that are
 half computed, then admits new ones, until the step's budget of tokens is spent. When pages run
-out, the youngest running sequence gives its pages back and is computed again later.
+out, the youngest running sequence gives its pages back and is computed again later. Age is by
+number: whoever was sent back is as old as before.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 
 from visionq_worker.engine.pages import PageKey, PagePool
 from visionq_worker.engine.sequence import Sequence
@@ -44,7 +47,7 @@ class Scheduler:
         assert max_running > 0
         assert step_tokens > 0
         self.pool = pool
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: deque[Sequence] = deque()  # oldest first
         self.running: list[Sequence] = []  # oldest first
         self.num_preemptions = 0
         self.num_long_restarts = 0
@@ -113,6 +116,8 @@ class Scheduler:
         self.pool.check(sequence.pages for sequence in self.running)
         assert len(self.running) <= self._max_running
         assert not any(sequence.pages for sequence in self.waiting), "who waits holds nothing"
+        for line in (self.running, self.waiting):
+            assert all(a.number < b.number for a, b in pairwise(line)), "the oldest comes first"
         for sequence in self.running:
             needed = self.pool.pages_for(sequence.num_computed)
             assert needed <= len(sequence.pages), "what is computed lies in pages"
@@ -137,7 +142,7 @@ class Scheduler:
         """Give it the page of its next token; False when it had to give up its own instead."""
         while len(sequence.pages) < self.pool.pages_for(len(sequence)):
             if self.pool.num_available:
-                sequence.pages += self.pool.allocate(1)
+                sequence.pages += self.pool.allocate(1, after=sequence.pages[-1])
                 continue
             youngest = self.running[-1]
             self.num_preemptions += 1
@@ -152,12 +157,13 @@ class Scheduler:
         return len(sequence) > self._num_short and not sequence.is_long
 
     def _send_back(self, sequence: Sequence) -> None:
-        """It waits again, before all others; what it has said stays said."""
+        """It waits again, before all younger ones; what it has said stays said."""
         self.running.remove(sequence)
         self.pool.release(sequence.pages)
         self.num_long_restarts += self._needs_long(sequence)
         sequence.restart(is_long=sequence.is_long or self._needs_long(sequence))
-        self.waiting.appendleft(sequence)
+        older = takewhile(lambda other: other.number < sequence.number, self.waiting)
+        self.waiting.insert(sum(1 for _ in older), sequence)
 
     def _admissions(self, budget: int, underway: list[Chunk]) -> list[Chunk]:
         """Chunks of sequences that start now, in the order of their arrival.
@@ -197,12 +203,13 @@ class Scheduler:
 
     def _admitted(self, sequence: Sequence, shared: list[int], budget: int) -> Chunk:
         self.pool.hold(shared)
-        fresh = self.pool.allocate(self.pool.pages_for(len(sequence)) - len(shared))
-        sequence.pages = shared + fresh
+        num_missing = self.pool.pages_for(len(sequence)) - len(shared)
+        last = shared[-1] if shared else None
+        sequence.pages = shared + self.pool.allocate(num_missing, after=last)
         sequence.num_computed = len(shared) * self.pool.page_tokens
         if not sequence.num_preemptions and not sequence.num_generated:
             sequence.num_cached = sequence.num_computed
-        self.running.append(sequence)
+        insort(self.running, sequence, key=lambda other: other.number)
         return _chunk(sequence, budget)
 
     def _keys_made_by(self, chunk: Chunk) -> list[PageKey]:
