@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.engine.policy import IMAGE, PAGE_TOKENS, placement, sequence
-from visionq_worker.engine.pages import OutOfPages, PageKey, PagePool, page_key
+from visionq_worker.engine.pages import FREE, TAKEN, OutOfPages, PageKey, PagePool, page_key
 
 ROOT = b"short"
 TOKENS = (1, 2, 3, 4)
@@ -43,6 +43,32 @@ def test_pages_that_came_back_are_given_again_lowest_first() -> None:
     pool.release([1])
     pool.check([[0, 2, 4]])
     assert pool.allocate(3) == [1, 3, 5]
+
+
+def test_neighbours_are_given_where_there_are_any() -> None:
+    pool = pool_of(8)
+    pool.allocate(5)
+    pool.release([1, 3])
+    assert pool.allocate(2) == [5, 6], "1 and 3 are no neighbours"
+    pool.check([[0, 2, 4, 5, 6]])
+    assert pool.allocate(1) == [1]
+
+
+def test_pieces_are_given_where_there_are_no_neighbours() -> None:
+    pool = pool_of(5)
+    pool.allocate(5)
+    pool.release([1, 3])
+    assert pool.allocate(2) == [1, 3]
+    pool.check([[0, 1, 2, 3, 4]])
+
+
+def test_pages_follow_the_page_that_they_should_follow() -> None:
+    pool = pool_of(6)
+    pool.allocate(3)
+    pool.release([0])
+    assert pool.allocate(2, after=2) == [3, 4]
+    assert pool.allocate(1, after=2) == [0], "3 is taken"
+    assert pool.allocate(1, after=5) == [5], "there is no page behind the last one"
 
 
 def test_too_large_a_wish_takes_nothing() -> None:
@@ -268,20 +294,26 @@ def _lose_a_holder(pool: PagePool) -> None:
     pool._holders[0] = 0
 
 
-def _free_twice(pool: PagePool) -> None:
-    pool._free.append(3)
+def _count_a_free_page_twice(pool: PagePool) -> None:
+    pool._num_free += 1
 
 
 def _free_and_idle(pool: PagePool) -> None:
-    pool._free.append(2)
+    _free(pool, 2)
 
 
 def _lose_a_free_page(pool: PagePool) -> None:
-    pool._free.remove(3)
+    pool._free[3:4] = TAKEN
+    pool._num_free -= 1
 
 
 def _free_a_held_page(pool: PagePool) -> None:
-    pool._free.append(0)
+    _free(pool, 0)
+
+
+def _free(pool: PagePool, page: int) -> None:
+    pool._free[page : page + 1] = FREE
+    pool._num_free += 1
 
 
 def _idle_a_held_page(pool: PagePool) -> None:
@@ -317,7 +349,7 @@ def _free_page_that_holds_something(pool: PagePool) -> None:
     [
         (_hold_too_many, "page 0: holders"),
         (_lose_a_holder, "page 0: holders"),
-        (_free_twice, "a page is free once"),
+        (_count_a_free_page_twice, "free pages are counted"),
         (_free_and_idle, "free pages are not idle"),
         (_lose_a_free_page, "an unheld page is free or idle"),
         (_free_a_held_page, "an unheld page is free or idle"),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from visionq_worker.model.pixels import Picture
+from visionq_worker.model.pixels import Picture, views_of
 from visionq_worker.model.vision import VisionEmbedding
 
 TILES_PER_PASS = 64
@@ -55,7 +55,7 @@ class FeatureCache:
 
     def _compute(self, pictures: list[Picture]) -> list[torch.Tensor]:
         device = self._vision.glb_GN.device
-        views = torch.cat([picture.views(device) for picture in pictures])
+        views = views_of(pictures, device)
         grids = [picture.grid for picture in pictures]
         together = self._vision(views, grids)  # (all their tokens, hidden)
         # Copies: a part of a tensor would keep the whole of it in memory.

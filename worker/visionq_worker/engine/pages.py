@@ -7,11 +7,12 @@ out. Not thread-safe; belongs to the engine's thread.
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+
+FREE, TAKEN = b"\x01", b"\x00"
 
 PageKey = bytes
 """Names the tokens of a full page and all before it; equal keys, equal keys and values."""
@@ -28,7 +29,8 @@ class PagePool:
         self.num_pages = num_pages
         self.page_tokens = page_tokens
         self.keeps_prefixes = keeps_prefixes
-        self._free = list(range(num_pages))  # a heap: low pages first, so neighbours stay together
+        self._free = bytearray(FREE * num_pages)  # FREE or TAKEN
+        self._num_free = num_pages
         self._holders = [0] * num_pages
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._page_of: dict[PageKey, int] = {}
@@ -37,7 +39,7 @@ class PagePool:
     @property
     def num_available(self) -> int:
         """Pages that may be allocated: free or idle."""
-        return len(self._free) + len(self._idle)
+        return self._num_free + len(self._idle)
 
     def pages_for(self, num_tokens: int) -> int:
         """Pages that hold so many tokens."""
@@ -63,14 +65,22 @@ class PagePool:
             self._holders[page] += 1
             self._idle.pop(page, None)
 
-    def allocate(self, count: int) -> list[int]:
-        """New pages, held once, in ascending order. Raises `OutOfPages` and then takes none."""
+    def allocate(self, count: int, *, after: int | None = None) -> list[int]:
+        """New pages, held once. Raises `OutOfPages` and then takes none.
+
+        Neighbours where there are any, because a CPU reads them where they are: right behind the
+        page `after` when it can be, otherwise lowest first.
+        """
         if count > self.num_available:
             raise OutOfPages
-        pages = sorted(self._take() for _ in range(count))
+        start = self._run(count, after)
+        pages = range(start, start + count) if start >= 0 else [self._take() for _ in range(count)]
         for page in pages:
             self._holders[page] = 1
-        return pages
+        if start >= 0:
+            self._free[start : start + count] = TAKEN * count
+            self._num_free -= count
+        return list(pages)
 
     def release(self, pages: Sequence[int], *, forget: bool = False) -> None:
         """One holder fewer for each. `forget`: what these pages hold is not to be trusted.
@@ -87,7 +97,8 @@ class PagePool:
             if page in self._key_of:
                 self._idle[page] = None
             else:
-                heapq.heappush(self._free, page)
+                self._free[page : page + 1] = FREE
+                self._num_free += 1
 
     def register(self, page: int, key: PageKey) -> None:
         """Let later prompts share a page that has been filled. The first page of a key counts."""
@@ -101,8 +112,9 @@ class PagePool:
         held = Counter(page for table in tables for page in table)
         for page in range(self.num_pages):
             assert self._holders[page] == held[page], f"page {page}: holders"
-        free, idle = set(self._free), set(self._idle)
-        assert len(free) == len(self._free), "a page is free once"
+        free = {page for page in range(self.num_pages) if self._free[page : page + 1] == FREE}
+        idle = set(self._idle)
+        assert len(free) == self._num_free, "free pages are counted"
         assert not free & idle, "free pages are not idle"
         unheld = {page for page in range(self.num_pages) if not held[page]}
         assert free | idle == unheld, "an unheld page is free or idle"
@@ -110,9 +122,19 @@ class PagePool:
         assert idle <= set(self._key_of), "idle pages are known by their keys"
         assert not free & set(self._key_of), "free pages hold nothing"
 
+    def _run(self, count: int, after: int | None) -> int:
+        """The first of so many free neighbours; -1 when there are none."""
+        if after is not None and self._free.startswith(FREE * count, after + 1):
+            return after + 1
+        return self._free.find(FREE * count)
+
     def _take(self) -> int:
-        if self._free:
-            return heapq.heappop(self._free)
+        """Any page: the lowest free one, or the idle one used longest ago."""
+        page = self._free.find(FREE)
+        if page >= 0:
+            self._free[page : page + 1] = TAKEN
+            self._num_free -= 1
+            return page
         page, _ = self._idle.popitem(last=False)
         self._forget(page)
         return page

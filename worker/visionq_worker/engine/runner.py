@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence as Row
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from visionq_worker.model.attention import (
     TableAttention,
     triton_missing,
 )
-from visionq_worker.model.decoder import PackedDecoder, Pass
+from visionq_worker.model.decoder import PackedDecoder, Pass, Wanted
 from visionq_worker.model.errors import ModelLoadError
 from visionq_worker.model.ops import Ops, TorchOps
 from visionq_worker.model.phi3v import Phi3VForCausalLM
@@ -126,14 +126,29 @@ class ModelRunner:
         ids, rope_rows, slots = host.to(self._device)
         hidden = self._decoder.embed(ids)  # (tokens, hidden)
         self._lay_over(hidden, overlays)
-        spans = [
-            Span(chunk.sequence.pages, num_keys=chunk.stop, num_new=chunk.num_tokens)
-            for chunk in chunks
-        ]
-        plan = self._decoder.attention.plan(spans)
-        where = Pass(rope_rows=rope_rows, slots=slots, plan=plan)
-        hidden = self._decoder(hidden, where, self._cache)
-        return self._decoder.logits(hidden[layout.last_rows])
+        where = Pass(
+            rope_rows=rope_rows,
+            slots=slots,
+            plan=self._plan(chunks),
+            wanted=self._wanted(chunks, layout),
+        )
+        return self._decoder.logits(self._decoder(hidden, where, self._cache))
+
+    def _plan(self, chunks: Row[Chunk], num_new: int | None = None) -> Any:
+        """The attention's, for the last `num_new` tokens of each chunk; None: for all of them."""
+        return self._decoder.attention.plan(
+            [
+                Span(chunk.sequence.pages, num_keys=chunk.stop, num_new=num_new or chunk.num_tokens)
+                for chunk in chunks
+            ]
+        )
+
+    def _wanted(self, chunks: Row[Chunk], layout: _Layout) -> Wanted | None:
+        if len(layout.last_rows) == len(layout.ids):
+            return None
+        last = [chunk for chunk in chunks if chunk.is_last]
+        rows = torch.tensor(layout.last_rows, dtype=torch.int64, device=self._device)
+        return Wanted(rows, self._plan(last, num_new=1) if last else None)
 
     def _lay_over(self, hidden: torch.Tensor, overlays: Row[_Overlay]) -> None:
         """Write the pictures' embeddings over those of their placeholders."""

@@ -27,12 +27,21 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """The rows of a pass that something is asked about: each the last new token of a sequence."""
+
+    rows: torch.Tensor  # (rows,) int64, ascending
+    plan: Any  # the attention's, for these tokens alone; not looked at when there are none
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Pass:
     """Where the tokens of one pass belong: (tokens,) int64 each."""
 
     rope_rows: torch.Tensor
     slots: torch.Tensor  # page * page_tokens + offset
     plan: Any  # the attention's
+    wanted: Wanted | None = None  # None: all rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,18 +103,24 @@ class PackedDecoder:
         return functional.embedding(ids, self._embeddings)
 
     def __call__(self, hidden: torch.Tensor, where: Pass, cache: Cache) -> torch.Tensor:
-        """Embeddings (tokens, hidden) through all layers: (tokens, hidden), not normalised.
+        """Embeddings (tokens, hidden) through all layers: (wanted rows, hidden), not normalised.
 
-        Writes the tokens' keys and values into the cache.
+        Writes the tokens' keys and values into the cache. That is all that the last layer does for
+        rows that nobody wants.
         """
-        residual, ops = None, self.ops
+        residual, ops, plan = None, self.ops, where.plan
         for layer, (keys, values) in zip(self._layers, cache.layers, strict=True):
             hidden, residual = ops.add_rms_norm(hidden, residual, layer.input_norm, self._eps)
             qkv = functional.linear(hidden, layer.qkv)  # (tokens, 3 hidden)
             queries = ops.rotate_and_store(
                 qkv, self._rope.cos, self._rope.sin, where.rope_rows, where.slots, keys, values
             )  # (tokens, heads, head_dim)
-            mixed = self.attention(queries, keys, values, where.plan)
+            if where.wanted is not None and layer is self._layers[-1]:
+                rows, plan = where.wanted.rows, where.wanted.plan
+                queries, residual = queries[rows], residual[rows]
+                if not len(rows):
+                    return residual
+            mixed = self.attention(queries, keys, values, plan)
             hidden = functional.linear(mixed.flatten(1), layer.out)  # (tokens, hidden)
             hidden, residual = ops.add_rms_norm(hidden, residual, layer.mlp_norm, self._eps)
             gate_up = functional.linear(hidden, layer.gate_up)  # (tokens, 2 inner)

@@ -1,12 +1,13 @@
 """Image to pixel values, exactly as the model's published image processor computes them.
 
 PIL and torch only, no torchvision. Two stages, so that the second may run on the accelerator:
-`pad_image` gives uint8 on the CPU, `normalised_views` gives float views on its tensor's device.
+`pad_image` gives uint8 on the CPU, `views_of` gives float views on the device that is to have them.
 Left out: decoding, size limits and EXIF rotation come before this file.
 """
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,7 +47,19 @@ class Picture:
 
     def views(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """Global view and tiles on the device, computed there: (1 + tiles, 3, 336, 336) float32."""
-        return normalised_views(torch.from_numpy(self.pixels).to(device))
+        return views_of([self], device)
+
+
+def views_of(pictures: Sequence[Picture], device: torch.device | str = "cpu") -> torch.Tensor:
+    """Views of all pictures, one picture after the other: (all their tiles, 3, 336, 336) float32.
+
+    Pixels travel to the device as bytes.
+    """
+    counts = [picture.grid.num_tiles for picture in pictures]
+    views = torch.empty(sum(counts), 3, TILE_PX, TILE_PX, device=device)
+    for picture, part in zip(pictures, torch.split(views, counts), strict=True):
+        _write_views(torch.from_numpy(picture.pixels).to(device), part)
+    return views
 
 
 def pad_image(image: Image.Image, num_crops: int) -> NDArray[np.uint8]:
@@ -63,31 +76,14 @@ def pad_image(image: Image.Image, num_crops: int) -> NDArray[np.uint8]:
     return _resize_and_pad(rgb, width, height)
 
 
-def normalised_views(padded: torch.Tensor) -> torch.Tensor:
-    """Global view, then tiles row by row, of one padded uint8 image (H, W, 3).
-
-    (1 + tiles, 3, 336, 336) float32 on the same device. The global view is made from the normalised
-    and padded pixels (bicubic, not antialiased), not from the image.
-    """
-    mean = torch.tensor(CHANNEL_MEAN, device=padded.device).view(3, 1, 1)
-    std = torch.tensor(CHANNEL_STD, device=padded.device).view(3, 1, 1)
-    pixels = padded.permute(2, 0, 1).contiguous().float()  # (3, H, W)
-    pixels.div_(255).sub_(mean).div_(std)
-    overview = functional.interpolate(pixels[None], size=(TILE_PX, TILE_PX), mode="bicubic")
-    rows, columns = pixels.shape[1] // TILE_PX, pixels.shape[2] // TILE_PX
-    tiles = pixels.view(3, rows, TILE_PX, columns, TILE_PX).permute(1, 3, 0, 2, 4)
-    tiles = tiles.reshape(-1, 3, TILE_PX, TILE_PX)  # (rows * columns, 3, 336, 336), row by row
-    return torch.cat([overview, tiles])
-
-
 def pixel_values(image: Image.Image, num_crops: int) -> tuple[torch.Tensor, tuple[int, int]]:
     """Views of one image, zero-padded to (num_crops + 1, 3, 336, 336), and its padded (H, W).
 
     Raises ImageShapeError.
     """
-    padded = pad_image(image, num_crops)
-    views = normalised_views(torch.from_numpy(padded))
-    return with_empty_tiles(views, num_crops + 1), (padded.shape[0], padded.shape[1])
+    picture = Picture.of(image, num_crops)
+    height, width, _ = picture.pixels.shape
+    return with_empty_tiles(picture.views(), num_crops + 1), (height, width)
 
 
 def with_empty_tiles(views: torch.Tensor, num_slots: int) -> torch.Tensor:
@@ -101,3 +97,24 @@ def _resize_and_pad(image: Image.Image, width: int, height: int) -> NDArray[np.u
     gap = math.ceil(height / TILE_PX) * TILE_PX - height
     top = gap // 2
     return np.pad(resized, ((top, gap - top), (0, 0), (0, 0)), constant_values=WHITE)
+
+
+def _write_views(padded: torch.Tensor, views: torch.Tensor) -> None:
+    """Global view, then tiles row by row, of one padded uint8 image (H, W, 3) on views' device.
+
+    The global view is made from the normalised and padded pixels (bicubic, not antialiased), not
+    from the image.
+    """
+    mean = torch.tensor(CHANNEL_MEAN, device=padded.device).view(3, 1, 1)
+    std = torch.tensor(CHANNEL_STD, device=padded.device).view(3, 1, 1)
+    pixels = padded.permute(2, 0, 1).contiguous().float()  # (3, H, W)
+    pixels.div_(255).sub_(mean).div_(std)
+    overview, tiles = views[0], views[1:]
+    if len(tiles) == 1:  # as large as the global view, which then has the same pixels
+        overview.copy_(pixels)
+    else:
+        size = (TILE_PX, TILE_PX)
+        overview.copy_(functional.interpolate(pixels[None], size=size, mode="bicubic")[0])
+    rows, columns = pixels.shape[1] // TILE_PX, pixels.shape[2] // TILE_PX
+    laid = pixels.view(3, rows, TILE_PX, columns, TILE_PX).permute(1, 3, 0, 2, 4)
+    tiles.view(laid.shape).copy_(laid)  # (rows, columns, 3, 336, 336)
