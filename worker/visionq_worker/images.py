@@ -64,15 +64,14 @@ def decode(content: bytes, limits: ImageLimits) -> Image.Image:
         raise TaskError(FailureCode.NOT_AN_IMAGE, message) from exc
     except (OSError, ValueError) as exc:  # of a known kind, but its header breaks off
         raise _damaged() from exc
-    with image:
-        width, height = image.size
-        if width * height > limits.max_pixels:
-            message = f"{width} x {height} pixels are more than {limits.max_pixels}"
-            raise TaskError(FailureCode.IMAGE_TOO_LARGE, message)
-        try:
-            return _flat_rgb(_upright(image))
-        except (OSError, ValueError, SyntaxError, EOFError) as exc:
-            raise _damaged() from exc
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        message = f"{width} x {height} pixels are more than {limits.max_pixels}"
+        raise TaskError(FailureCode.IMAGE_TOO_LARGE, message)
+    try:
+        return _flat_rgb(_upright(image))
+    except (OSError, ValueError, SyntaxError, EOFError) as exc:
+        raise _damaged() from exc
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -93,7 +92,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _flat_rgb(image: Image.Image) -> Image.Image:
     eight_bit = _high_byte(image) if image.mode == "I;16" else image
     if not eight_bit.has_transparency_data:
-        return eight_bit.convert("RGB")
+        return eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB")
     layer = eight_bit.convert("RGBA")
     flat = Image.new("RGB", layer.size, WHITE)
     flat.paste(layer, mask=layer.getchannel("A"))

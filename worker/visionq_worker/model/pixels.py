@@ -6,7 +6,6 @@ Left out: decoding, size limits and EXIF rotation come before this file.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -68,7 +67,7 @@ def pad_image(image: Image.Image, num_crops: int) -> NDArray[np.uint8]:
     Raises ImageShapeError.
     """
     width, height = resized_size(image.width, image.height, num_crops)
-    rgb = image.convert("RGB")
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
     if image.width < image.height:
         # PIL rounds to bytes between its two passes: a portrait image must be resized lying down.
         lying = _resize_and_pad(rgb.transpose(Image.Transpose.TRANSPOSE), height, width)
@@ -94,9 +93,13 @@ def with_empty_tiles(views: torch.Tensor, num_slots: int) -> torch.Tensor:
 def _resize_and_pad(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
     """A lying image resized to width x height, its height padded evenly: (H, width, 3)."""
     resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    gap = math.ceil(height / TILE_PX) * TILE_PX - height
+    gap = -height % TILE_PX
     top = gap // 2
-    return np.pad(resized, ((top, gap - top), (0, 0), (0, 0)), constant_values=WHITE)
+    padded = np.empty((height + gap, width, 3), np.uint8)
+    padded[:top] = WHITE
+    padded[top : top + height] = resized
+    padded[top + height :] = WHITE
+    return padded
 
 
 def _write_views(padded: torch.Tensor, views: torch.Tensor) -> None:
