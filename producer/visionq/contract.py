@@ -87,6 +87,7 @@ class FailureCode(StrEnum):
     PROMPT_TOO_LONG = "prompt_too_long"
     MODEL_ERROR = "model_error"
     STORAGE_UNAVAILABLE = "storage_unavailable"
+    WORKER_LOST = "worker_lost"
     REVOKED = "revoked"
     EXPIRED = "expired"
     INTERNAL = "internal"

@@ -37,21 +37,33 @@ class Names:
         """The channel on which a task's changes are announced."""
         return f"{self.namespace}:events:{task_id}"
 
+    def open(self) -> str:
+        """The sorted set of tasks that have not ended, by when to look at them next."""
+        return f"{self.namespace}:open"
+
     def unacked(self) -> str:
-        """The hash of messages that a worker has taken and not settled, by delivery tag."""
+        """The hash of messages that a worker has taken and not settled, by claim."""
         return f"{self.namespace}:unacked"
 
     def unacked_index(self) -> str:
-        """The sorted set of their tags, by the time they were taken."""
+        """The sorted set of those claims, by the time they were made or last renewed."""
         return f"{self.namespace}:unacked-index"
 
-    def unacked_mutex(self) -> str:
-        """Held by the worker that is looking for overdue ones."""
-        return f"{self.namespace}:unacked-mutex"
+    def leases(self) -> str:
+        """The hash that says of each claim who made it, from which queue, and of which task."""
+        return f"{self.namespace}:leases"
 
     def dead(self) -> str:
-        """The list of messages no worker could read."""
+        """The hash that says of each message that nobody will run why that is."""
         return f"{self.namespace}:dead"
+
+    def dead_messages(self) -> str:
+        """The hash of those messages themselves, byte for byte."""
+        return f"{self.namespace}:dead-messages"
+
+    def dead_index(self) -> str:
+        """The sorted set of those, by the time they were put aside."""
+        return f"{self.namespace}:dead-index"
 
 
 def input_key(content: bytes) -> str:

@@ -11,8 +11,13 @@ A record's fields, short because a record waits in memory with its message:
     code, message, retryable             of a failure
     sent       "1" once the message of a task with an idempotency key is known to be out
     store      seconds the result took to be stored
+    claim      the claim of its message that was made last (the worker's `leases`)
+    strikes    workers that were lost with it            dead  why it was put aside
+    retries    times it was postponed    due             not to be started before that time
+    owes       "1" while a state that is final lacks its result object
 
-A state that is final never changes. Every key has a TTL.
+A state that is final never changes. Every key has a TTL. Tasks that have not ended, or owe an
+object, stand in the set `open` by the time when a worker's reconciler should look at them.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import redis
 from redis.backoff import NoBackoff
@@ -46,9 +51,20 @@ local function is_final(state)
 end
 """
 
-# KEYS record, lane; ARGV ttl, task. Returns what was found, or false when the record is new.
+# Each task looks at itself that way: seconds after which a lost message is noticed, at the least.
+LOOK_SECONDS = 10
+_LOOK = """
+local function look(open, at, id, ttl)
+  redis.call('ZADD', open, at, id)
+  redis.call('EXPIRE', open, ttl)
+end
+"""
+
+# KEYS record, lane, open; ARGV ttl, task, id, seconds until a look.
+# Returns what was found, or false when the record is new.
 CREATE = (
     _NOW
+    + _LOOK
     + """
 local found = redis.call('HMGET', KEYS[1], 'state', 'sent')
 if found[1] then return found end
@@ -56,16 +72,18 @@ local seq = redis.call('HINCRBY', KEYS[2], 'submitted', 1)
 redis.call('HSET', KEYS[1], 'state', 'PENDING', 'task', ARGV[2], 'at', now, 'seq', seq)
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
+look(KEYS[3], now + ARGV[4], ARGV[3], ARGV[1])
 return false
 """
 )
 
-# KEYS record, lane; ARGV ttl, task, owner, max. Returns state, attempt, fence, now and submitted,
-# in one string.
+# KEYS record, lane, open; ARGV ttl, task, owner, max, id, seconds until a look.
+# Returns state, attempt, fence, now and submitted, in one string.
 # A sender that is no visionq client has written no record: it is made here.
 START = (
     _NOW
     + _IS_FINAL
+    + _LOOK
     + """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state and is_final(state) then return table.concat({state, '0', '0', now, now}, ' ') end
@@ -78,8 +96,9 @@ redis.call('EXPIRE', KEYS[2], ARGV[1])
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 redis.call('HSET', KEYS[1], 'state', 'STARTED', 't0', now, 'owner', ARGV[3], 'max', ARGV[4])
-redis.call('HDEL', KEYS[1], 'tokens', 'code', 'message', 'retryable')
+redis.call('HDEL', KEYS[1], 'tokens', 'code', 'message', 'retryable', 'due')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+look(KEYS[3], now + ARGV[6], ARGV[5], ARGV[1])
 local submitted = redis.call('HGET', KEYS[1], 'at')
 return table.concat({'STARTED', attempt, fence, now, submitted}, ' ')
 """
@@ -104,7 +123,8 @@ return 'run'
 """
 )
 
-# KEYS record; ARGV fence, state, ttl, channel, then field, value... Returns 1, or 0 when refused.
+# KEYS record, open; ARGV fence, state, ttl, channel, id, then field, value...
+# Returns 1, or 0 when refused.
 MOVE = (
     _NOW
     + _IS_FINAL
@@ -112,27 +132,130 @@ MOVE = (
 local held = redis.call('HMGET', KEYS[1], 'state', 'fence')
 if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[2])
-if is_final(ARGV[2]) then redis.call('HSET', KEYS[1], 't1', now) end
-for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if is_final(ARGV[2]) then
+  redis.call('HSET', KEYS[1], 't1', now)
+  redis.call('ZREM', KEYS[2], ARGV[5])
+end
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('PUBLISH', ARGV[4], ARGV[2])
 return 1
 """
 )
 
-# KEYS record; ARGV channel. Returns the state after the request.
+# KEYS record, open; ARGV fence, ttl, channel, id, code, message, first pause, longest pause,
+# strikes at which it is put aside (0: this is none). Returns 1, or 0 when refused.
+POSTPONE = (
+    _NOW
+    + _IS_FINAL
+    + _LOOK
+    + """
+local held = redis.call('HMGET', KEYS[1], 'state', 'fence')
+if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 0 end
+local retries = redis.call('HINCRBY', KEYS[1], 'retries', 1)
+local due = now + math.min(ARGV[7] * 2 ^ (retries - 1), ARGV[8])
+redis.call('HSET', KEYS[1], 'state', 'RETRY', 'due', due,
+  'code', ARGV[5], 'message', ARGV[6], 'retryable', '1')
+local most = tonumber(ARGV[9])
+if most > 0 and redis.call('HINCRBY', KEYS[1], 'strikes', 1) >= most then
+  redis.call('HSET', KEYS[1], 'dead', most .. ' workers broke down while they had it')
+  due = now
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+look(KEYS[2], due, ARGV[4], ARGV[2])
+redis.call('PUBLISH', ARGV[3], 'RETRY')
+return 1
+"""
+)
+
+# KEYS record, open; ARGV channel, id, ttl. Returns the state after the request.
 CANCEL = (
     _NOW
+    + _LOOK
     + """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return 'UNKNOWN' end
 if state == 'PENDING' or state == 'RETRY' then
-  redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now)
+  redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
+  look(KEYS[2], now, ARGV[2], ARGV[3])
   redis.call('PUBLISH', ARGV[1], 'REVOKED')
   return 'REVOKED'
 end
 if state == 'STARTED' or state == 'PROGRESS' then redis.call('HSET', KEYS[1], 'cancel', '1') end
 return state
+"""
+)
+
+# KEYS record, open; ARGV id. The object that the task owed is there.
+PAID = """
+redis.call('HDEL', KEYS[1], 'owes')
+redis.call('ZREM', KEYS[2], ARGV[1])
+"""
+
+# KEYS open, unacked-index, then lane hash and queue of each lane; ARGV prefix of records, most,
+# seconds until the next look, then each lane's name. Returns JSON: [id, verdict, task]...
+# Each due task is given to one caller only, since it is due again later. A message is lost when
+# its queue is empty, or younger ones have been started: queues are first in, first out.
+DUE = (
+    _NOW
+    + _IS_FINAL
+    + """
+now = tonumber(now)
+local lanes = {}
+for i = 4, #ARGV do
+  local queue = KEYS[2 + 2 * (i - 3)]
+  lanes[ARGV[i]] = {hash = KEYS[1 + 2 * (i - 3)], length = redis.call('LLEN', queue)}
+end
+
+local function published(record, lane, id, task)
+  local seq = redis.call('HINCRBY', lane.hash, 'submitted', 1)
+  redis.call('HSET', record, 'seq', seq)
+  redis.call('HDEL', record, 'due')
+  return {id, 'publish', task}
+end
+
+-- What is to be done, and when to look again (nil: never).
+local function judge(id)
+  local record = ARGV[1] .. id
+  local names = {'state', 'task', 'claim', 'due', 'dead', 'owes', 'seq'}
+  local r = redis.call('HMGET', record, unpack(names))
+  local state, task, claim, due, dead, owes, seq = unpack(r)
+  local later = now + ARGV[3]
+  if not state then return nil, nil end
+  if is_final(state) then
+    if owes then return {id, 'write', task}, later end
+    return nil, nil
+  end
+  if dead then return {id, 'bury', task}, later end
+  if claim and redis.call('ZSCORE', KEYS[2], claim) then return nil, later end
+  local parsed = cjson.decode(task)
+  local lane = lanes[parsed.lane or 'interactive']
+  local deadline = type(parsed.deadline) == 'number' and parsed.deadline or nil
+  if deadline and now > deadline then return {id, 'expire', task}, later end
+  if deadline then later = math.min(later, deadline + 0.01) end
+  if due and now < tonumber(due) then return nil, math.min(later, tonumber(due)) end
+  if due then return published(record, lane, id, task), later end
+  if state == 'STARTED' or state == 'PROGRESS' then
+    redis.call('HSET', record, 'state', 'RETRY')
+    return published(record, lane, id, task), later
+  end
+  local started = tonumber(redis.call('HGET', lane.hash, 'started') or '0')
+  if lane.length == 0 or started > tonumber(seq or '0') then
+    return published(record, lane, id, task), later
+  end
+  return nil, later
+end
+
+local found = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])) do
+  -- A record that somebody has spoilt must not keep the others from being looked at.
+  local is_well, verdict, later = pcall(judge, id)
+  if not is_well then verdict, later = nil, now + 60 * ARGV[3] end
+  if verdict then found[#found + 1] = verdict end
+  if later then redis.call('ZADD', KEYS[1], later, id) else redis.call('ZREM', KEYS[1], id) end
+end
+if #found == 0 then return '[]' end
+return cjson.encode(found)
 """
 )
 
@@ -155,6 +278,22 @@ class Attempt:
     fence: int
     now: float
     submitted_at: float
+
+
+Verdict = Literal["publish", "expire", "bury", "write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A task that needs something from outside: what, and the task as its record has it.
+
+    "publish": its message is lost, or its pause is over. "expire": nobody has started it before its
+    deadline. "bury": it was put aside. "write": it has ended without a result object.
+    """
+
+    task_id: str
+    verdict: Verdict
+    task: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +323,9 @@ class Records:
         self._start = client.register_script(START)
         self._progress = client.register_script(PROGRESS)
         self._move = client.register_script(MOVE)
+        self._postpone = client.register_script(POSTPONE)
+        self._paid = client.register_script(PAID)
+        self._due = client.register_script(DUE)
         self._cancel = client.register_script(CANCEL)
         self._status = client.register_script(STATUS)
 
@@ -192,13 +334,13 @@ class Records:
 
         Raises `InvalidTask` when the task is too large to travel in a message.
         """
-        return _found(self._run(self._create, self._keys(task), [self._ttl, _encode_new(task)]))
+        return _found(self._run(self._create, self._keys(task), self._new(task)))
 
     def create_many(self, tasks: Sequence[Task]) -> list[Found | None]:
         """`create` for many tasks, pipelined."""
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
             for task in tasks:
-                self._create(self._keys(task), [self._ttl, _encode_new(task)], client=pipe)
+                self._create(self._keys(task), self._new(task), client=pipe)
             return [_found(reply) for reply in pipe.execute()]
 
     def mark_sent(self, task_ids: Iterable[str]) -> None:
@@ -210,7 +352,8 @@ class Records:
 
     def start(self, task: Task, *, owner: str, max_new_tokens: int) -> Attempt:
         """Begin an attempt, unless the task is already final (then the fence is 0)."""
-        args = [self._ttl, encode_task(task), owner, str(max_new_tokens)]
+        look = str(LOOK_SECONDS)
+        args = [self._ttl, encode_task(task), owner, str(max_new_tokens), task.id, look]
         reply: str = self._run(self._start, self._keys(task), args)
         state, number, fence, now, submitted = reply.split()
         return Attempt(
@@ -230,15 +373,48 @@ class Records:
 
     def move(self, task_id: str, state: State, *, fence: int, **more: str) -> bool:
         """Change the state and fields; False when the fence is stale or the state final."""
-        args = [str(fence), str(state), self._ttl, self._names.events(task_id)]
+        args = [str(fence), str(state), self._ttl, self._names.events(task_id), task_id]
         for name, value in more.items():
             args += [name, value]
-        return bool(self._run(self._move, [self._names.record(task_id)], args))
+        return bool(self._run(self._move, self._own_keys(task_id), args))
+
+    def postpone(
+        self,
+        task_id: str,
+        reason: Failure,
+        *,
+        fence: int,
+        first_seconds: float,
+        longest_seconds: float,
+        max_strikes: int = 0,
+    ) -> bool:
+        """End this attempt; the task is started anew after a pause, which doubles each time.
+
+        `max_strikes`: the attempt's end is held against the task, and at so many it is put aside.
+        False when the fence is stale or the state final.
+        """
+        args = [str(fence), self._ttl, self._names.events(task_id), task_id]
+        args += [reason.code, reason.message]
+        args += [str(first_seconds), str(longest_seconds), str(max_strikes)]
+        return bool(self._run(self._postpone, self._own_keys(task_id), args))
+
+    def due(self, limit: int) -> list[Due]:
+        """Tasks that somebody has to do something about: the caller."""
+        keys = [self._names.open(), self._names.unacked_index()]
+        for lane in LANES:
+            keys += [self._names.lane(lane), self._names.queue(lane)]
+        args = [self._names.record(""), str(limit), str(LOOK_SECONDS), *LANES]
+        found = json.loads(self._run(self._due, keys, args))
+        return [Due(task_id, verdict, json.loads(task)) for task_id, verdict, task in found]
+
+    def paid(self, task_id: str) -> None:
+        """The result object that the task owed is stored."""
+        self._run(self._paid, self._own_keys(task_id), [task_id])
 
     def cancel(self, task_id: str) -> State:
         """Revoke a waiting task at once, ask for it when it runs. Returns the state after that."""
-        args = [self._names.events(task_id)]
-        return State(self._run(self._cancel, [self._names.record(task_id)], args))
+        args = [self._names.events(task_id), task_id, self._ttl]
+        return State(self._run(self._cancel, self._own_keys(task_id), args))
 
     def status(self, task_id: str) -> Status:
         keys = [self._names.record(task_id), *(self._names.lane(lane) for lane in LANES)]
@@ -268,7 +444,13 @@ class Records:
         self._redis.close()
 
     def _keys(self, task: Task) -> list[str]:
-        return [self._names.record(task.id), self._names.lane(task.lane)]
+        return [self._names.record(task.id), self._names.lane(task.lane), self._names.open()]
+
+    def _own_keys(self, task_id: str) -> list[str]:
+        return [self._names.record(task_id), self._names.open()]
+
+    def _new(self, task: Task) -> list[str]:
+        return [self._ttl, _encode_new(task), task.id, str(LOOK_SECONDS)]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
@@ -337,7 +519,8 @@ def mapped_errors() -> Iterator[None]:
 
 
 def _parse(task_id: str, record: Mapping[str, str], started: Mapping[Lane, int]) -> Status:
-    if not record:
+    # Of a foreign sender's task a worker may have claimed the message and not yet begun.
+    if "state" not in record:
         return Status(id=task_id, state=State.UNKNOWN)
     state = State(record["state"])
     task = json.loads(record["task"])

@@ -68,7 +68,8 @@ class BrokerSettings(_Section):
     namespace: Name = "visionq"
     timeout_seconds: Seconds = 2.0
     record_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=60)
-    visibility_timeout_seconds: int = Field(default=3600, ge=10)
+    lease_seconds: float = Field(default=15.0, ge=1, le=3600)
+    max_attempts: int = Field(default=5, ge=1, le=1000)
 
     @field_validator("url")
     @classmethod
@@ -104,6 +105,7 @@ class WorkerSettings(_Section):
 
     concurrency: int = Field(default=80, ge=1, le=1024)
     preparing: int | None = Field(default=None, ge=1, le=256)
+    bulk_share: float = Field(default=0.1, ge=0, le=1)
     progress_seconds: Seconds = 0.5
     retry_seconds: Seconds = 5.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

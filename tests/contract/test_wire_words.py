@@ -62,6 +62,7 @@ def test_failure_codes_never_change() -> None:
         "prompt_too_long",
         "model_error",
         "storage_unavailable",
+        "worker_lost",
         "revoked",
         "expired",
         "internal",

@@ -16,11 +16,12 @@ from kombu.utils.encoding import bytes_to_str
 from tests.support.waiting import wait_until
 from visionq import Client, State
 from visionq.local import LocalUrls
+from visionq.names import Names
 from visionq.objects import ObjectStore
 
 SECONDS = 30.0
 QUEUE = "service.interactive"
-DEAD = "service:dead"
+NAMES = Names("service")
 
 IMAGE = {"ref": "photos/small.png"}
 
@@ -164,16 +165,17 @@ def test_malformed_message_is_kept_in_the_dead_list(
 ) -> None:
     raw = redis.Redis.from_url(urls.broker_url)
     element = MALFORMED[name].encode("utf-8", "surrogateescape")
-    before = raw.llen(DEAD)
+    before = raw.hlen(NAMES.dead())
     raw.lpush(QUEUE, element)
-    wait_until(lambda: raw.llen(DEAD) == before + 1, seconds=SECONDS)
-    newest = raw.lindex(DEAD, 0)
+    wait_until(lambda: raw.hlen(NAMES.dead()) == before + 1, seconds=SECONDS)
+    (newest,) = raw.zrange(NAMES.dead_index(), -1, -1)
+    assert isinstance(newest, bytes)
+    described, message = raw.hget(NAMES.dead(), newest), raw.hget(NAMES.dead_messages(), newest)
     raw.close()
-    assert newest is not None
-    entry = json.loads(bytes_to_str(newest))
+    entry = json.loads(bytes_to_str(described))
     assert entry["queue"] == QUEUE
     assert entry["reason"]
-    assert entry["message"] == element.decode("utf-8", "replace")
+    assert message == element
     answered = service.ask(pictures / "shelf_after.png", "Still there?", max_new_tokens=1)
     assert answered.wait(SECONDS).state is State.SUCCESS
 

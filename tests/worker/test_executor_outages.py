@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.support.killing import kill_valkey
 from tests.support.scripted import ScriptedEngine
 from tests.support.waiting import wait_until
 from tests.worker.workbench import HeldEngine, Workbench, down, running, workbench
-from visionq.contract import Failure, State, Task
+from visionq.contract import Failure, Result, State, Task
 from visionq.errors import BrokerUnavailable
 from visionq.local import LocalServers
 from visionq.names import Names
@@ -199,18 +200,37 @@ def test_task_waits_for_the_store_before_its_input_is_fetched(
     assert_waits_for_store(bench, task)
 
 
-def test_nothing_is_reported_when_the_result_cannot_be_stored(
+def test_answer_is_kept_until_the_store_is_back(
     breakable: LocalServers, breakable_bench: BenchWith
 ) -> None:
     bench = breakable_bench(InterruptedEngine(lambda: breakable.kill("s3")))
     task = bench.task()
-    try:
-        with pytest.raises(Postponed):
-            bench.executor.execute(task)
-    finally:
-        breakable.restart("s3")
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            answering = pool.submit(bench.executor.execute, task)
+            wait_until(lambda: not bench.store_gate.is_open)
+            assert bench.state(task) is State.STARTED, "nothing is reported before it is stored"
+        finally:
+            breakable.restart("s3")
+        assert isinstance(answering.result(SECONDS), Result)
+    assert bench.state(task) is State.SUCCESS
     assert len(bench.engine.requests) == 1
-    assert_waits_for_store(bench, task)
+
+
+def test_answer_that_is_kept_gives_way_to_another_attempt(
+    breakable: LocalServers, breakable_bench: BenchWith
+) -> None:
+    bench = breakable_bench(InterruptedEngine(lambda: breakable.kill("s3")))
+    task = bench.task()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            answering = pool.submit(bench.executor.execute, task)
+            wait_until(lambda: not bench.store_gate.is_open)
+            bench.records.start(task, owner="another", max_new_tokens=10)
+            assert answering.result(SECONDS) is State.STARTED
+        finally:
+            breakable.restart("s3")
+    assert bench.stored(task) is None
 
 
 def assert_waits_for_store(bench: Workbench, task: Task) -> None:
@@ -227,15 +247,16 @@ def assert_waits_for_store(bench: Workbench, task: Task) -> None:
     assert (ended.state, ended.attempt, ended.failure) == (State.SUCCESS, 2, None)
 
 
-def test_failure_that_cannot_be_stored_waits_like_an_answer(
+def test_failure_is_kept_like_an_answer(
     breakable: LocalServers, breakable_bench: BenchWith
 ) -> None:
     bench = breakable_bench(ScriptedEngine())
     task = bench.task("guess")
-    with down(breakable, "s3"), pytest.raises(Postponed):
-        bench.executor.execute(task)
-    assert bench.state(task) is State.RETRY
-    assert bench.run(task).state is State.FAILURE
+    with ThreadPoolExecutor(1) as pool:
+        with down(breakable, "s3"):
+            failing = pool.submit(bench.executor.execute, task)
+            wait_until(lambda: not bench.store_gate.is_open)
+        failing.result(SECONDS)
     assert bench.state(task) is State.FAILURE
 
 

@@ -63,7 +63,9 @@ def test_url_with_a_password_that_is_not_encoded_is_named_and_not_repeated(
     urls: LocalUrls,
 ) -> None:
     wrong = settings_with(urls, broker={"url": "redis://:hunter2/x@127.0.0.1:6379/0"})
-    assert refusal(wrong) == "broker: url is not redis://user:password@host:port/db"
+    with pytest.raises(StartError) as caught:
+        Service(wrong, lambda: pytest.fail("the model was loaded"))
+    assert str(caught.value) == "broker: url is not redis://user:password@host:port/db"
 
 
 def test_wrong_secret_of_the_store_is_named_and_not_repeated(urls: LocalUrls) -> None:

@@ -20,6 +20,7 @@ from visionq.objects import ObjectStore
 from visionq.records import Records
 from visionq_worker.engine.request import Handle, Request
 from visionq_worker.executor import Executor
+from visionq_worker.gate import StoreGate
 from visionq_worker.images import ImageLimits
 from visionq_worker.sources import Sources
 
@@ -39,6 +40,7 @@ class Workbench:
     records: Records
     store: ObjectStore
     executor: Executor
+    store_gate: StoreGate
 
     def task(
         self,
@@ -83,6 +85,7 @@ class Workbench:
 def workbench(engine: ScriptedEngine, records: Records, store: ObjectStore) -> Workbench:
     if not store.exists(DOT_KEY):
         store.put(DOT_KEY, DOT)
+    gate = StoreGate()
     executor = Executor(
         engine=engine,
         records=records,
@@ -95,8 +98,10 @@ def workbench(engine: ScriptedEngine, records: Records, store: ObjectStore) -> W
         progress_seconds=0.02,
         retry_seconds=0.05,
         max_preparing=2,
+        max_attempts=5,
+        store_gate=gate,
     )
-    return Workbench(engine, records, store, executor)
+    return Workbench(engine, records, store, executor, gate)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,11 @@ from visionq.broker import tls_conf
 from visionq.contract import Lane, Result, State, is_task_id, read_task
 from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names, result_key
-from visionq.records import connect
 from visionq.settings import Settings, load_settings
 from visionq_worker.errors import Postponed, StartError
 from visionq_worker.loading import load_engine
 from visionq_worker.service import Service
-from visionq_worker.transport import Settler, check_kombu
+from visionq_worker.transport import LaneOrder, check_kombu
 
 if TYPE_CHECKING:
     from visionq_worker.engine.request import Engine
@@ -111,24 +111,19 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     url = settings.broker.url.get_secret_value()
     backend = f"{__name__}:{Backend.__name__}+{url}"
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)
-    app.visionq_service = Service(settings, load or (lambda: _load(settings)))
+    queues = [names.queue(lane) for lane in Lane]
+    service = Service(settings, load or (lambda: _load(settings)))
+    app.visionq_service = service
     app.conf.update(
         _conf(settings),
-        task_queues=[Queue(names.queue(lane), routing_key=names.queue(lane)) for lane in Lane],
+        task_queues=[Queue(name, routing_key=name) for name in queues],
         task_default_queue=names.queue(Lane.INTERACTIVE),
         broker_transport="visionq_worker.transport:Transport",
         broker_transport_options={
-            "visibility_timeout": settings.broker.visibility_timeout_seconds,
-            "queue_order_strategy": "visionq_worker.transport:InteractiveFirst",
-            "dead_key": names.dead(),
-            "unacked_key": names.unacked(),
-            "unacked_index_key": names.unacked_index(),
-            "unacked_mutex_key": names.unacked_mutex(),
-            "settler": Settler(
-                connect(url, timeout_seconds=settings.broker.timeout_seconds),
-                unacked_key=names.unacked(),
-                index_key=names.unacked_index(),
-            ),
+            "queue_order_strategy": partial(LaneOrder, bulk_share=settings.worker.bulk_share),
+            "leases": service.leases,
+            "waker": service.waker,
+            "gate": service.may_claim,
             "socket_timeout": 5,
             "socket_connect_timeout": settings.broker.timeout_seconds,
             "socket_keepalive": True,
@@ -173,6 +168,8 @@ def run(self: Task, *args: Any, **kwargs: Any) -> dict[str, Any]:
     try:
         result = _execute(service, task_id, data)
     except Postponed as error:
+        if error.is_noted:
+            raise Ignore from error
         sleep(service.settings.worker.retry_seconds)
         raise Reject(str(error), requeue=True) from error
     return _tell_celery(self, task_id, result)

@@ -20,6 +20,7 @@ import click
 from visionq.errors import SettingsError
 from visionq.settings import Settings, load_settings
 from visionq_worker import __version__
+from visionq_worker.errors import StartError
 
 EXIT_USAGE = 2
 
@@ -51,9 +52,13 @@ def run(file: Path | None, /, source: str | None, device: str | None, **worker: 
     """Load the model, then consume until SIGTERM; running tasks are finished first."""
     settings = _settings(file, model={"source": source, "device": device}, worker=worker)
     _set_up_logging(settings)
-    from visionq_worker.app import build_app
+    from visionq_worker.app import EXIT_START, build_app
 
-    app = build_app(settings)
+    try:
+        app = build_app(settings)
+    except StartError as error:
+        click.echo(f"visionq-worker: {error}", err=True)
+        sys.exit(EXIT_START)
     celery_worker = app.Worker(
         # Several workers on one host need names of their own.
         hostname=f"visionq-{os.getpid()}@{socket.gethostname()}",

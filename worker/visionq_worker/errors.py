@@ -26,7 +26,14 @@ class TaskError(Exception):
 
 
 class Postponed(Exception):
-    """Something the task needs is out of order for now: the object store, the worker's device."""
+    """Something the task needs is out of order for now: the object store, the worker's device.
+
+    `is_noted`: the record says when the task is started anew, and its message is done with.
+    """
+
+    def __init__(self, message: str, *, is_noted: bool = False) -> None:
+        super().__init__(message)
+        self.is_noted = is_noted
 
 
 class StartError(Exception):

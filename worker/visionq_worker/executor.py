@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from itertools import count
 from threading import BoundedSemaphore
 from time import monotonic, perf_counter, sleep
 
@@ -33,6 +34,7 @@ from visionq_worker.engine.errors import (
 )
 from visionq_worker.engine.request import Engine, Handle, Request
 from visionq_worker.errors import Postponed, TaskError
+from visionq_worker.gate import StoreGate
 from visionq_worker.images import ImageLimits, decode
 from visionq_worker.kinds import render
 from visionq_worker.model.errors import ImageShapeError, InputError
@@ -43,8 +45,10 @@ from visionq_worker.verdict import judge
 
 log = logging.getLogger(__name__)
 
-STORE_TRIES = 6
-"""How often a result is offered to a store that does not take it, `retry_seconds` apart."""
+OWNED_EVERY = 6
+"""Of so many tries to store a result, one first asks whether the task is still ours."""
+LONGEST_PAUSE = 12
+"""Pauses of a postponed task double up to so many `retry_seconds`."""
 REPORT_TRIES = 12
 """How often a finished task is reported to a Redis that does not answer, `retry_seconds` apart."""
 
@@ -70,8 +74,13 @@ class Executor:
         progress_seconds: float,
         retry_seconds: float,
         max_preparing: int,
+        max_attempts: int,
+        store_gate: StoreGate,
     ) -> None:
-        """`max_preparing`: how many tasks may decode and resize images at the same time."""
+        """`max_preparing`: how many tasks may decode and resize images at the same time.
+
+        `max_attempts`: attempts that break a worker's device before a task is put aside.
+        """
         self._engine = engine
         self._records = records
         self._store = store
@@ -83,6 +92,8 @@ class Executor:
         self._retry_seconds = retry_seconds
         # Pixels of decoded images are what takes memory, and more threads than cores gain nothing.
         self._preparing = BoundedSemaphore(max_preparing)
+        self._max_attempts = max_attempts
+        self._store_gate = store_gate
 
     def execute(self, task: Task) -> Result | State:
         """Answer the task and commit the result; its state when another attempt's word counts.
@@ -116,12 +127,24 @@ class Executor:
     def refuse(self, task_id: str, error: InvalidTask) -> Result | State:
         """Commit the failure of a message that carries no readable task."""
         stub = Task(id=task_id, kind="invalid", images=())
-        attempt = self._start(stub)
+        return self.end(stub, TaskError(FailureCode(error.code), str(error)))
+
+    def end(self, task: Task, error: TaskError) -> Result | State:
+        """Commit the failure of a task that is not to be run."""
+        attempt = self._start(task)
         if attempt.state.is_final:
             return attempt.state
-        run = Run(task=stub, attempt=attempt)
-        result = failure(run, self._maker, TaskError(FailureCode(error.code), str(error)))
+        run = Run(task=task, attempt=attempt)
+        result = failure(run, self._maker, error)
         return result if self._commit(run, result) else self._give_way(run)
+
+    def write_revoked(self, task: Task, now: float) -> None:
+        """Store the result of a task that was cancelled before it was started."""
+        attempt = Attempt(state=State.REVOKED, number=0, fence=0, now=now, submitted_at=now)
+        error = TaskError(FailureCode.REVOKED, "cancelled before it was started")
+        result = failure(Run(task=task, attempt=attempt), self._maker, error)
+        if not self._store.exists(task.result_key):
+            self._store.put(task.result_key, dump_result(result), "application/json")
 
     def stored_result(self, task_id: str) -> Result:
         """What a finished task has left in the store. Raises `StorageError`."""
@@ -189,7 +212,9 @@ class Executor:
             raise TaskError(FailureCode.PROMPT_TOO_LONG, str(error)) from error
         except (EngineBroken, EngineClosed) as error:
             code, message = FailureCode.MODEL_ERROR, "waiting for a worker whose device works"
-            raise self._postponed(run, error, code, message) from error
+            # An engine that is closed was told to; one that broke may have broken on this task.
+            strikes = self._max_attempts if isinstance(error, EngineBroken) else 0
+            raise self._postponed(run, error, code, message, max_strikes=strikes) from error
         except EngineError as error:
             raise TaskError(
                 FailureCode.MODEL_ERROR, str(error), retryable=error.is_transient
@@ -251,7 +276,8 @@ class Executor:
         began = perf_counter()
         if run.has_lasted(self._progress_seconds) and self._is_lost(run):
             return False
-        self._put(run, dump_result(result))
+        if not self._put(run, dump_result(result)):
+            return False
         run.seconds["store"] = perf_counter() - began
         is_reported = self._report(run, result)
         if is_reported:
@@ -266,18 +292,23 @@ class Executor:
         num_tokens = len(run.completion.token_ids) if run.completion else 0
         return self._tell_progress(run, num_tokens) == "lost"
 
-    def _put(self, run: Run, content: bytes) -> None:
-        """Store the result, through an outage if need be: the answer has cost GPU time."""
-        for tries_left in reversed(range(STORE_TRIES)):
+    def _put(self, run: Run, content: bytes) -> bool:
+        """Store the result, through an outage if need be: the answer has cost GPU time.
+
+        False when another attempt owns the task by then.
+        """
+        for number in count(1):
             try:
                 self._store.put(run.task.result_key, content, "application/json")
             except StorageError as error:
-                if tries_left == 0:
-                    raise self._store_is_away(run, error) from error
+                self._store_gate.shut()
                 log.warning("task %s cannot be stored yet: %s", run.task.id, error)
                 sleep(self._retry_seconds)
+                if number % OWNED_EVERY == 0 and self._is_lost(run):
+                    return False
             else:
-                return
+                return True
+        raise AssertionError("there is always another try")
 
     def _report(self, run: Run, result: Result) -> bool:
         """Bring the record to its end, through an outage of Redis if need be."""
@@ -313,19 +344,28 @@ class Executor:
         return state
 
     def _store_is_away(self, run: Run, error: StorageError) -> Postponed:
+        self._store_gate.shut()
         code, message = FailureCode.STORAGE_UNAVAILABLE, "waiting for the object store"
         return self._postponed(run, error, code, message)
 
-    def _postponed(self, run: Run, error: Exception, code: FailureCode, message: str) -> Postponed:
-        log.warning("task %s goes back into the queue: %s", run.task.id, error)
-        reason = Failure(code=str(code), message=message, retryable=True)
+    def _postponed(
+        self, run: Run, error: Exception, code: FailureCode, message: str, *, max_strikes: int = 0
+    ) -> Postponed:
+        log.warning("task %s is postponed: %s", run.task.id, error)
         try:
-            self._records.move(
-                run.task.id, State.RETRY, fence=run.attempt.fence, **_failure_fields(reason)
+            self._records.postpone(
+                run.task.id,
+                Failure(code=str(code), message=message, retryable=True),
+                fence=run.attempt.fence,
+                first_seconds=self._retry_seconds,
+                longest_seconds=self._retry_seconds * LONGEST_PAUSE,
+                max_strikes=max_strikes,
             )
         except BrokerUnavailable:
             log.warning("task %s: the record could not be set to RETRY", run.task.id)
-        return Postponed(str(error))
+            return Postponed(str(error))
+        # Refused or not, the record knows what becomes of the task, and the message is in the way.
+        return Postponed(str(error), is_noted=True)
 
 
 def _failure_fields(reason: Failure) -> dict[str, str]:

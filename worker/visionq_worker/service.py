@@ -8,6 +8,8 @@ import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from visionq.broker import Publisher
+from visionq.contract import Lane
 from visionq.errors import BrokerUnavailable, SettingsError, StorageError
 from visionq.names import Names
 from visionq.objects import ObjectStore
@@ -15,11 +17,18 @@ from visionq.records import Records, connect
 from visionq.settings import Settings
 from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
+from visionq_worker.gate import StoreGate
 from visionq_worker.images import ImageLimits, silence_pillow
+from visionq_worker.keeper import Keeper
+from visionq_worker.leases import Leases
+from visionq_worker.reconciler import Reconciler
 from visionq_worker.sources import Sources
+from visionq_worker.waker import BLOCK_SECONDS, Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from redis import Redis
 
     from visionq_worker.engine.request import Engine
 
@@ -33,8 +42,13 @@ class Service:
     """
 
     def __init__(self, settings: Settings, load: Callable[[], Engine]) -> None:
+        """Connects nothing yet. Raises `StartError` for a broker URL that is none."""
         self.settings = settings
         self._load = load
+        self._owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
+        self.leases = _leases(settings, self._owner)
+        self.waker = _waker(settings)
+        self.store_gate = StoreGate()
         self._closing = ExitStack()
         self._executor: Executor | None = None
 
@@ -48,6 +62,10 @@ class Service:
         with ExitStack() as undo:
             self._executor = self._build(undo)
             self._closing = undo.pop_all()
+
+    def may_claim(self) -> bool:
+        """Whether more tasks may be taken out of the queue now."""
+        return self._executor is not None and self.store_gate.is_open
 
     def close(self) -> None:
         self._closing.close()
@@ -63,7 +81,7 @@ class Service:
         undo.callback(store.close)
         engine = self._load()
         undo.callback(engine.close)
-        return Executor(
+        executor = Executor(
             engine=engine,
             records=records,
             store=store,
@@ -74,12 +92,66 @@ class Service:
             ),
             kinds=settings.kinds,
             limits=limits,
-            owner=f"{socket.gethostname()[:40]}:{os.getpid()}",
+            owner=self._owner,
             versions=installed_versions(),
             progress_seconds=settings.worker.progress_seconds,
             retry_seconds=settings.worker.retry_seconds,
             max_preparing=settings.worker.preparing or os.cpu_count() or 1,
+            max_attempts=settings.broker.max_attempts,
+            store_gate=self.store_gate,
         )
+        self._start_housekeeping(undo, executor, records, store)
+        return executor
+
+    def _start_housekeeping(
+        self, undo: ExitStack, executor: Executor, records: Records, store: ObjectStore
+    ) -> None:
+        broker = self.settings.broker
+        publisher = Publisher(
+            broker.url.get_secret_value(),
+            Names(broker.namespace),
+            timeout_seconds=broker.timeout_seconds,
+        )
+        undo.callback(publisher.close)
+        keeper = Keeper(self.leases)
+        reconciler = Reconciler(
+            records=records,
+            publisher=publisher,
+            executor=executor,
+            store=store,
+            store_gate=self.store_gate,
+            retry_seconds=self.settings.worker.retry_seconds,
+        )
+        for part in (keeper, reconciler):
+            part.start()
+            undo.callback(part.stop)
+        self.waker.start()
+        undo.callback(self.waker.stop)
+
+
+def _leases(settings: Settings, owner: str) -> Leases:
+    broker = settings.broker
+    return Leases(
+        _connected(settings, broker.timeout_seconds),
+        Names(broker.namespace),
+        owner=owner,
+        lease_seconds=broker.lease_seconds,
+        max_attempts=broker.max_attempts,
+        record_ttl_seconds=broker.record_ttl_seconds,
+    )
+
+
+def _waker(settings: Settings) -> Waker:
+    names = Names(settings.broker.namespace)
+    client = _connected(settings, BLOCK_SECONDS + settings.broker.timeout_seconds)
+    return Waker(client, [names.queue(lane) for lane in Lane])
+
+
+def _connected(settings: Settings, timeout_seconds: float) -> Redis:
+    try:
+        return connect(settings.broker.url.get_secret_value(), timeout_seconds=timeout_seconds)
+    except SettingsError as exc:
+        raise StartError(f"broker: {exc}") from exc
 
 
 def image_limits(settings: Settings) -> ImageLimits:
@@ -93,12 +165,7 @@ def image_limits(settings: Settings) -> ImageLimits:
 
 def open_records(settings: Settings) -> Records:
     """The records, with a broker that answers. Raises `StartError`."""
-    try:
-        client = connect(
-            settings.broker.url.get_secret_value(), timeout_seconds=settings.broker.timeout_seconds
-        )
-    except SettingsError as exc:
-        raise StartError(f"broker: {exc}") from exc
+    client = _connected(settings, settings.broker.timeout_seconds)
     records = Records(
         client, Names(settings.broker.namespace), ttl_seconds=settings.broker.record_ttl_seconds
     )

@@ -1,36 +1,35 @@
-"""Kombu's Redis transport, made to survive its messages and the loss of a connection.
+"""Kombu's Redis transport, made to lose nothing and to survive its messages.
 
-It differs from the stock one in three places. A list element that is no Celery message goes to
-the dead list with its reason; stock kombu lets it end the worker, and it is gone. A lost
-connection does not requeue what this process is still running; stock kombu starts every running
-task a second time, and with several in flight fails on the way and ends the worker. And acks go
-over a connection of their own: the channel that delivered a message may be closed by the time the
-task is done. Producers stay stock; claims and redelivery are kombu's own.
+Stock kombu pops a message and notes it as taken by a second command; who dies in between has lost
+it. Here a message is taken by one script that leaves it leased (`leases`). Stock kombu requeues
+what a process still runs when its connection breaks, and may end the worker on the way; here a
+lease is the process's and outlives connections. And a list element that is no Celery message goes
+to the dead ones with its reason, where stock kombu lets it end the worker. Producers stay stock,
+and a stock worker can drain the same queues.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import queue
-from collections.abc import Callable, Iterable
-from functools import partial
-from time import time
+from collections.abc import Iterable
+from time import monotonic
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
-from redis import Redis, RedisError
+from kombu.utils.json import loads
+from redis.exceptions import NoScriptError
 
 from visionq.contract import Lane
 from visionq.names import TASK_NAME
+from visionq_worker.leases import Leases
+from visionq_worker.waker import Waker
 
 log = logging.getLogger(__name__)
 
-MAX_DEAD = 10_000
-DEAD_TTL_SECONDS = 30 * 24 * 3600
+IDLE_SECONDS = 1.0
+"""Between looks at empty queues when nobody wakes the channel."""
 KEPT_HEADERS = ("lang", "task", "id", "root_id", "parent_id", "group", "origin")
 """What Celery needs of a message's headers, all of them strings or null. The rest is dropped: a
 time limit or an ETA would be carried out, and badly, by a worker of threads."""
@@ -41,84 +40,53 @@ class BadMessage(ValueError):
     """A list element that cannot be a task message; the text is the reason."""
 
 
-class Settler:
-    """Takes messages out of the unacked store, over its own connection. Thread-safe.
-
-    What Redis does not hear is kept and said again by `retry`. Should this process end before
-    that, the message is delivered again, which a finished task survives.
-    """
-
-    def __init__(self, client: Redis, *, unacked_key: str, index_key: str) -> None:
-        self._redis = client
-        self._unacked_key = unacked_key
-        self._index_key = index_key
-        self._unheard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-
-    def ack(self, tag: str) -> None:
-        """The message is done with."""
-        self._say(partial(self._remove, tag))
-
-    def requeue(self, tag: str) -> None:
-        """Put the message back, to be the next one taken from its queue."""
-        self._say(partial(self._put_back, tag))
-
-    def retry(self) -> None:
-        """Say again what was not heard."""
-        for _ in range(self._unheard.qsize()):
-            self._say(self._unheard.get())
-
-    def _say(self, command: Callable[[], None]) -> None:
-        try:
-            command()
-        except (RedisError, OSError) as error:
-            log.warning("a message could not be settled yet: %s", error)
-            self._unheard.put(command)
-
-    def _remove(self, tag: str, *, queue_key: str | None = None, message: str = "") -> None:
-        # A transaction only where a message would be lost without: its replies cost as much again,
-        # and a tag that stays in the index alone is removed by kombu's next look.
-        with self._redis.pipeline(transaction=queue_key is not None) as pipe:
-            pipe.hdel(self._unacked_key, tag)
-            pipe.zrem(self._index_key, tag)
-            if queue_key is not None:
-                pipe.rpush(queue_key, message)
-            pipe.execute()
-
-    def _put_back(self, tag: str) -> None:
-        stored = self._redis.hget(self._unacked_key, tag)
-        if stored is not None:
-            message, _exchange, queue_key = loads(stored)
-            self._remove(tag, queue_key=queue_key, message=dumps(message))
-
-
 class QoS(kombu_redis.QoS):
-    """Settles messages through the process's settler and not through the channel."""
+    """Settles messages through the process's leases and not through the channel."""
+
+    restore_at_shutdown = False
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        # The claim has written down already what kombu would note here.
+        virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        self.channel.settler.ack(delivery_tag)
+        self.channel.leases.ack(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        settler = self.channel.settler
-        settle = settler.requeue if requeue else settler.ack
+        leases = self.channel.leases
+        settle = leases.give_back if requeue else leases.ack
         settle(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Kombu's periodic look at what is overdue; the time to repeat ourselves, too."""
-        self.channel.settler.retry()
-        super().restore_visible(*args, **kwargs)
+        """Kombu's look at what is overdue; the keeper's sweep does that."""
 
 
 class Channel(kombu_redis.Channel):
-    """One channel to the queues. `dead_key` and `settler` are transport options."""
+    """One channel to the queues. `leases`, `waker` and `gate` are transport options.
+
+    `gate`: says whether messages may be claimed now.
+    """
 
     QoS = QoS
     do_restore = False
-    dead_key = "dead"
-    settler: Settler
+    leases: Leases
+    waker: Waker
+    gate: Any
+    last_claim_at = 0.0
+    _sleeps_until = 0.0
     _commands: Any = None
-    from_transport_options = (*kombu_redis.Channel.from_transport_options, "dead_key", "settler")
+    from_transport_options = (
+        *kombu_redis.Channel.from_transport_options,
+        "leases",
+        "waker",
+        "gate",
+    )
+
+    def wake(self) -> None:
+        """There is something in the queues."""
+        self._sleeps_until = 0.0
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         """A client for one command or many, over the channel's pool: always the same one.
@@ -132,38 +100,57 @@ class Channel(kombu_redis.Channel):
             self._commands = super()._create_client()
         return self._commands
 
-    def _brpop_read(self, **options: Any) -> bool:
-        """Read the answer to the pending BRPOP; True when a message was taken from a queue.
+    def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002  # kombu's
+        """Send the claim, where kombu would send BRPOP, unless there is nothing to be had."""
+        if monotonic() < self._sleeps_until or not self.gate():
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        keys = [self._q_for_pri(name, step) for step in self.priority_steps for name in queues]
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        self.client.connection.send_command(*self.leases.claim_command(keys))
 
-        Kombu's own version, but for the check between reading and delivering.
-        """
+    def _brpop_read(self, **options: Any) -> bool:
+        """Read the answer to the claim; True when a message was taken from a queue."""
         try:
             try:
-                answer = self.client.parse_response(self.client.connection, "BRPOP", **options)
+                answer = self.client.parse_response(self.client.connection, "EVALSHA", **options)
+            except NoScriptError:
+                self.leases.load_claim()
+                raise kombu_redis.Empty from None
             except self.connection_errors:
                 # The next poll reconnects.
                 self.client.connection.disconnect()
                 raise
             if not answer:
+                self._sleeps_until = monotonic() + IDLE_SECONDS
+                self.waker.arm()
                 raise kombu_redis.Empty
-            key, item = answer
-            queue_name = bytes_to_str(key).rsplit(self.sep, 1)[0]
+            key, message, claim = answer
+            claim, queue_name = bytes_to_str(claim), bytes_to_str(key).rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue_name)
-            self._deliver_checked(item, queue_name)
+            self.leases.took(claim)
+            self._deliver_checked(message, queue_name, claim)
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
 
-    def _deliver_checked(self, item: bytes | str, queue_name: str) -> None:
+    def _deliver_checked(self, message: bytes, queue_name: str, claim: str) -> None:
         try:
-            payload = self._checked(item)
+            payload = self._checked(message)
         except BadMessage as error:
-            self._bury(item, queue_name, str(error))
-        else:
-            self.connection._deliver(payload, queue_name)  # noqa: SLF001  # kombu's own way in
+            log.error("a message in %s cannot be run: %s", queue_name, error)
+            self.leases.put_aside(claim, str(error))
+            return
+        # Celery settles what it knows by this tag: the claim, and not the message, which may be
+        # delivered again while this delivery still runs.
+        payload["properties"]["delivery_tag"] = claim
+        self.connection._deliver(payload, queue_name)  # noqa: SLF001  # kombu's own way in
 
-    def _checked(self, item: bytes | str) -> dict[str, Any]:
+    def _checked(self, item: bytes) -> dict[str, Any]:
         """The element as a message that Celery can unpack. Raises `BadMessage`."""
         try:
             payload = loads(bytes_to_str(item))
@@ -173,21 +160,6 @@ class Channel(kombu_redis.Channel):
             raise BadMessage(f"{type(exc).__name__}: {exc}") from exc
         _check_body(body)
         return {**payload, "headers": _checked_headers(headers)}
-
-    def _bury(self, item: bytes | str, queue_name: str, reason: str) -> None:
-        log.error(
-            "a message in %s cannot be run and goes to the list %s: %s",
-            queue_name,
-            self.dead_key,
-            reason,
-        )
-        text = item.decode("utf-8", "replace") if isinstance(item, bytes) else item
-        entry = {"at": time(), "queue": queue_name, "reason": reason[:500], "message": text}
-        with self.conn_or_acquire() as client, client.pipeline() as pipe:
-            pipe.lpush(self.dead_key, json.dumps(entry))
-            pipe.ltrim(self.dead_key, 0, MAX_DEAD - 1)
-            pipe.expire(self.dead_key, DEAD_TTL_SECONDS)
-            pipe.execute()
 
 
 def _checked_headers(headers: dict[str, Any]) -> dict[str, Any]:
@@ -215,20 +187,28 @@ def _check_body(body: object) -> None:
             raise BadMessage(f"the embedded {name} is no {kind.__name__}")
 
 
-class InteractiveFirst:
-    """The order in which queues are looked at, in the interface of kombu's cycles."""
+class LaneOrder:
+    """The order in which queues are looked at, in the interface of kombu's cycles.
 
-    def __init__(self, queues: Iterable[str] = ()) -> None:
+    By the rank of their lanes, but now and then the other way round: so bulk tasks have
+    `bulk_share` of the looks at least, however many interactive ones there are.
+    """
+
+    def __init__(self, queues: Iterable[str] = (), *, bulk_share: float = 0.0) -> None:
         self._queues = sorted(queues, key=_rank)
+        self._bulk_share = bulk_share
+        self._due = 0.0
 
     def update(self, queues: Iterable[str]) -> None:
         self._queues = sorted(queues, key=_rank)
 
     def consume(self, num_queues: int) -> list[str]:
-        return self._queues[:num_queues]
+        is_bulks_turn = self._due >= 1.0
+        return (self._queues[::-1] if is_bulks_turn else self._queues)[:num_queues]
 
-    def rotate(self, last_used: str) -> None:
-        """A queue that was served stays where it is: the order is one of rank, not of turns."""
+    def rotate(self, last_used: str) -> None:  # noqa: ARG002  # kombu hands it over
+        """A message was taken from this queue."""
+        self._due = self._due % 1.0 + self._bulk_share
 
 
 def _rank(queue_name: str) -> tuple[int, str]:
@@ -242,11 +222,30 @@ class Transport(kombu_redis.Transport):
 
     Channel = Channel
 
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        super().register_with_event_loop(connection, loop)
+        waker = connection.client.transport_options["waker"]
+
+        def wake() -> None:
+            waker.clear()
+            for channel in self.cycle._channels:  # noqa: SLF001  # kombu has no other list of them
+                channel.wake()
+
+        loop.add_reader(waker.fileno(), wake)
+        # The loop's next turn looks at the queues; without an event there might be none.
+        loop.call_repeatedly(IDLE_SECONDS, _turn)
+
+
+def _turn() -> None:
+    """Nothing: the loop has turned."""
+
 
 PRIVATE_NAMES = (
+    "_brpop_start",
     "_brpop_read",
     "_create_client",
     "_flush_brpop_reauth",
+    "_q_for_pri",
     "Message",
     "do_restore",
     "pool",

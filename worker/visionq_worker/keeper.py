@@ -1,0 +1,68 @@
+"""A worker's housekeeping: holds its leases, and gives back what others hold no longer.
+
+One thread. What fails because Redis is away is tried again at the next turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from time import monotonic
+
+from redis import RedisError
+
+from visionq_worker.leases import Leases
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 1.0
+TURNS_PER_LEASE = 12
+RENEWALS_PER_LEASE = 3
+
+
+class Keeper:
+    """Starts and ends with the service; all its work is done between `start` and `stop`."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._renews_at = 0.0
+        self._sweeps_at = 0.0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        seconds = min(SWEEP_SECONDS, self._leases.lease_seconds / TURNS_PER_LEASE)
+        while not self._stopping.wait(seconds):
+            try:
+                self._turn()
+            except (RedisError, OSError) as error:
+                log.warning("housekeeping waits for Redis: %s", error)
+
+    def _turn(self) -> None:
+        self._leases.retry()
+        if monotonic() >= self._renews_at:
+            self._renew()
+        if monotonic() >= self._sweeps_at:
+            self._sweeps_at = monotonic() + SWEEP_SECONDS
+            self._sweep()
+
+    def _renew(self) -> None:
+        began = monotonic()
+        lost = self._leases.renew()
+        self._renews_at = began + self._leases.lease_seconds / RENEWALS_PER_LEASE
+        if lost:
+            log.warning("%d leases were lost; their tasks may run elsewhere", len(lost))
+
+    def _sweep(self) -> None:
+        swept = self._leases.sweep()
+        if swept.num_back:
+            log.warning("%d tasks of lost workers are back in the queue", swept.num_back)
+        for task_id in swept.put_aside:
+            log.error("task %s is put aside: too many workers were lost with it", task_id)

@@ -1,0 +1,197 @@
+"""The Lua behind `leases`: how a message changes hands, each time in one atomic step.
+
+All of them take the same keys, so that a script may touch whatever belongs to a message:
+
+    1 unacked   2 unacked-index   3 leases   4 dead   5 dead-messages   6 dead-index   7 open
+    8... queues
+
+and begin with the same arguments:
+
+    1 prefix of records   2 TTL of records   3 TTL of what is dead   4 how much may be dead
+
+A claim is the message's delivery tag and the time it was taken, so that every delivery of a message
+has a name of its own: who lost its lease cannot settle the message for its successor. What a
+claim holds is written before the message leaves its queue, since a Redis that is full refuses the
+one and not the other.
+"""
+
+from __future__ import annotations
+
+_HEAD = """
+local UNACKED, INDEX, LEASES, DEAD, DEAD_MESSAGES, DEAD_INDEX, OPEN = unpack(KEYS, 1, 7)
+local PREFIX, TTL, DEAD_TTL, MOST_DEAD = unpack(ARGV, 1, 4)
+local t = redis.call('TIME')
+local now = t[1] .. '.' .. string.format('%06d', t[2])
+
+-- The oldest go when there are too many. The message is kept apart, as it may be no UTF-8.
+local function put_aside(id, reason, queue, message)
+  local entry = {id = id, at = tonumber(now), reason = reason, queue = queue}
+  redis.call('HSET', DEAD, id, cjson.encode(entry))
+  redis.call('HSET', DEAD_MESSAGES, id, message)
+  redis.call('ZADD', DEAD_INDEX, now, id)
+  local excess = redis.call('ZCARD', DEAD_INDEX) - tonumber(MOST_DEAD)
+  if excess > 0 then
+    for _, old in ipairs(redis.call('ZRANGE', DEAD_INDEX, 0, excess - 1)) do
+      redis.call('HDEL', DEAD, old)
+      redis.call('HDEL', DEAD_MESSAGES, old)
+      redis.call('ZREM', DEAD_INDEX, old)
+    end
+  end
+  for _, key in ipairs({DEAD, DEAD_MESSAGES, DEAD_INDEX}) do redis.call('EXPIRE', key, DEAD_TTL) end
+end
+
+-- Only such an id can have a record.
+local function is_task_id(id)
+  return #id == 36 and string.match(id, '^%x+%-%x+%-%x+%-%x+%-%x+$') ~= nil
+end
+
+-- The message, its queue and its task; nothing when somebody else has settled the claim.
+local function let_go(claim)
+  local stored, lease = redis.call('HGET', UNACKED, claim), redis.call('HGET', LEASES, claim)
+  redis.call('HDEL', UNACKED, claim)
+  redis.call('ZREM', INDEX, claim)
+  redis.call('HDEL', LEASES, claim)
+  if not stored or not lease then return nil end
+  local _, queue, id, size = string.match(lease, '^(.-)\\n(.-)\\n(.-)\\n(%d+)$')
+  return string.sub(stored, 2, 1 + tonumber(size)), queue, id
+end
+
+local function is_final(state)
+  return state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'EXPIRED'
+end
+
+-- A worker was lost with the task. True when that has happened too often: it is put aside then, and
+-- the reconciler ends it.
+local function strike(id, message, queue, most, reason)
+  if not is_task_id(id) then return false end
+  local record = PREFIX .. id
+  if is_final(redis.call('HGET', record, 'state')) then return false end
+  local strikes = redis.call('HINCRBY', record, 'strikes', 1)
+  redis.call('EXPIRE', record, TTL)
+  if strikes < tonumber(most) then return false end
+  redis.call('HSET', record, 'dead', reason)
+  put_aside(id, reason, queue, message)
+  redis.call('ZADD', OPEN, now, id)
+  redis.call('EXPIRE', OPEN, TTL)
+  return true
+end
+"""
+
+# More ARGV: owner. Returns queue, message and claim of the first message that can be run, or false.
+# A message whose task another claim holds is a copy, and goes: the holder's own message is the one
+# that comes back should the holder die.
+CLAIM = (
+    _HEAD
+    + """
+local function read(message)
+  local is_json, m = pcall(cjson.decode, message)
+  if not is_json or type(m) ~= 'table' then return nil, 'it is not a JSON object' end
+  local headers, properties = m.headers, m.properties
+  local id = type(headers) == 'table' and headers.id
+  local tag = type(properties) == 'table' and properties.delivery_tag
+  if type(id) ~= 'string' or id == '' then return nil, 'it has no task id' end
+  if type(tag) ~= 'string' then return nil, 'it has no delivery tag' end
+  local info = type(properties.delivery_info) == 'table' and properties.delivery_info or {}
+  local exchange = type(info.exchange) == 'string' and info.exchange or ''
+  local routing_key = type(info.routing_key) == 'string' and info.routing_key or ''
+  return id, tag, exchange, routing_key
+end
+
+for i = 8, #KEYS do
+  local queue = KEYS[i]
+  for _ = 1, 100 do
+    local message = redis.call('LINDEX', queue, -1)
+    if not message then break end
+    local id, tag, exchange, routing_key = read(message)
+    if not id then
+      put_aside('m' .. now, tag, queue, message)
+      redis.call('RPOP', queue)
+    else
+      local record, claim = PREFIX .. id, tag .. '#' .. now
+      local held, state = false, false
+      if is_task_id(id) then held, state = unpack(redis.call('HMGET', record, 'claim', 'state')) end
+      if held and redis.call('ZSCORE', INDEX, held) then
+        redis.call('RPOP', queue)
+      else
+        local address = cjson.encode(exchange) .. ',' .. cjson.encode(routing_key)
+        redis.call('HSET', UNACKED, claim, '[' .. message .. ',' .. address .. ']')
+        redis.call('ZADD', INDEX, now, claim)
+        redis.call('HSET', LEASES, claim, table.concat({ARGV[5], queue, id, #message}, '\\n'))
+        if is_task_id(id) then
+          redis.call('HSET', record, 'claim', claim)
+          if not state then redis.call('EXPIRE', record, TTL) end
+        end
+        redis.call('RPOP', queue)
+        return {queue, message, claim}
+      end
+    end
+  end
+end
+return false
+"""
+)
+
+# More ARGV: claim... Returns those that are no longer held.
+RENEW = (
+    _HEAD
+    + """
+local lost = {}
+for i = 5, #ARGV do
+  if redis.call('ZSCORE', INDEX, ARGV[i]) then redis.call('ZADD', INDEX, now, ARGV[i])
+  else lost[#lost + 1] = ARGV[i] end
+end
+return lost
+"""
+)
+
+# More ARGV: claim...
+ACK = (
+    _HEAD
+    + """
+redis.call('HDEL', UNACKED, unpack(ARGV, 5))
+redis.call('ZREM', INDEX, unpack(ARGV, 5))
+redis.call('HDEL', LEASES, unpack(ARGV, 5))
+"""
+)
+
+# More ARGV: claim... The messages are the next ones to be taken.
+GIVE_BACK = (
+    _HEAD
+    + """
+for i = #ARGV, 5, -1 do
+  local message, queue = let_go(ARGV[i])
+  if message then redis.call('RPUSH', queue, message) end
+end
+"""
+)
+
+# More ARGV: claim, reason. The message cannot be run.
+PUT_ASIDE = (
+    _HEAD
+    + """
+local message, queue = let_go(ARGV[5])
+if message then put_aside('m' .. now, ARGV[6], queue, message) end
+"""
+)
+
+# More ARGV: seconds of a lease, strikes at which a task is put aside, claims looked at.
+# Returns how many went back, and the tasks put aside.
+SWEEP = (
+    _HEAD
+    + """
+local num_back, aside = 0, {}
+local latest = tostring(tonumber(now) - tonumber(ARGV[5]))
+for _, claim in ipairs(redis.call('ZRANGEBYSCORE', INDEX, '-inf', latest, 'LIMIT', 0, ARGV[7])) do
+  local message, queue, id = let_go(claim)
+  if message then
+    local reason = ARGV[6] .. ' workers were lost while they had it'
+    if strike(id, message, queue, ARGV[6], reason) then aside[#aside + 1] = id
+    else
+      redis.call('RPUSH', queue, message)
+      num_back = num_back + 1
+    end
+  end
+end
+return {num_back, unpack(aside)}
+"""
+)

@@ -1,0 +1,179 @@
+"""The messages in this process's hands: claimed, held by leases, settled. Thread-safe.
+
+A claim holds for `lease_seconds` by the clock of Redis and is renewed while the process is well; a
+claim that was not renewed is found by any worker's `sweep`, and its message goes back into its
+queue. Everything here goes over a connection of its own, which outlives the channel that has
+delivered a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any, cast
+
+from redis import Redis, RedisError
+from redis.exceptions import NoScriptError
+
+from visionq.names import Names
+from visionq_worker import lease_scripts
+
+log = logging.getLogger(__name__)
+
+MAX_DEAD = 10_000
+DEAD_TTL_SECONDS = 30 * 24 * 3600
+MAX_SWEPT = 500
+"""Claims looked at in one script: Redis does nothing else meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep has found: messages given back, and the ids of tasks put aside."""
+
+    num_back: int
+    put_aside: tuple[str, ...]
+
+
+class Leases:
+    """One instance serves the whole process, across reconnects.
+
+    What Redis does not hear of `ack`, `give_back` and `put_aside` is kept and said again by
+    `retry`; until then the claim is held. The other methods raise redis-py's errors.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        names: Names,
+        *,
+        owner: str,
+        lease_seconds: float,
+        max_attempts: int,
+        record_ttl_seconds: int,
+    ) -> None:
+        """`max_attempts`: workers that may be lost with a task before it is put aside."""
+        self.lease_seconds = lease_seconds
+        self._redis = client
+        self._owner = owner
+        self._max_attempts = max_attempts
+        self._keys = (
+            names.unacked(),
+            names.unacked_index(),
+            names.leases(),
+            names.dead(),
+            names.dead_messages(),
+            names.dead_index(),
+            names.open(),
+        )
+        self._args = (names.record(""), record_ttl_seconds, DEAD_TTL_SECONDS, MAX_DEAD)
+        self._claim = client.register_script(lease_scripts.CLAIM)
+        self._renew = client.register_script(lease_scripts.RENEW)
+        self._ack = client.register_script(lease_scripts.ACK)
+        self._give_back = client.register_script(lease_scripts.GIVE_BACK)
+        self._put_aside = client.register_script(lease_scripts.PUT_ASIDE)
+        self._sweep = client.register_script(lease_scripts.SWEEP)
+        self._lock = threading.Lock()
+        self._held: set[str] = set()
+        self._unheard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._sweeps_from: float | None = None  # monotonic; None: to be found out
+
+    def claim_command(self, queues: Sequence[str]) -> tuple[Any, ...]:
+        """The command whose reply is queue, message and claim, or nothing.
+
+        As words to send, because the channel waits for the reply in an event loop. `load_claim`
+        has to be called when the reply is a `NoScriptError`.
+        """
+        keys = (*self._keys, *queues)
+        return ("EVALSHA", self._claim.sha, len(keys), *keys, *self._args, self._owner)
+
+    def load_claim(self) -> None:
+        """Make the claim's script known to a Redis that has lost it."""
+        self._redis.script_load(lease_scripts.CLAIM)
+
+    def took(self, claim: str) -> None:
+        """The claim was made for this process, which has to settle it."""
+        with self._lock:
+            self._held.add(claim)
+
+    @property
+    def held(self) -> list[str]:
+        with self._lock:
+            return list(self._held)
+
+    def ack(self, claim: str) -> None:
+        """The message is done with."""
+        self._say(claim, partial(self._run, self._ack, claim))
+
+    def give_back(self, claim: str) -> None:
+        """Put the message back, to be the next one taken from its queue."""
+        self._say(claim, partial(self._run, self._give_back, claim))
+
+    def put_aside(self, claim: str, reason: str) -> None:
+        """The message cannot be run by anybody."""
+        self._say(claim, partial(self._run, self._put_aside, claim, reason[:500]))
+
+    def retry(self) -> None:
+        """Say again what was not heard."""
+        for _ in range(self._unheard.qsize()):
+            self._unheard.get()()
+
+    def renew(self) -> list[str]:
+        """Hold what is held for another `lease_seconds`. Returns the claims that are lost."""
+        held = self.held
+        try:
+            lost = cast("list[str]", self._run(self._renew, *held)) if held else []
+        except (RedisError, OSError):
+            # Nobody could renew while Redis was away. Before others' claims are taken for
+            # abandoned, their owners have the time to come back.
+            self._sweeps_from = monotonic() + self.lease_seconds
+            raise
+        with self._lock:
+            self._held.difference_update(lost)
+        return lost
+
+    def sweep(self) -> Swept:
+        """Give back what other processes hold no longer."""
+        if self._sweeps_from is None:
+            self._sweeps_from = monotonic() + max(0.0, self.lease_seconds - self._uptime())
+        if monotonic() < self._sweeps_from:
+            return Swept(0, ())
+        try:
+            num_back, *aside = self._run(
+                self._sweep, self.lease_seconds, self._max_attempts, MAX_SWEPT
+            )
+        except (RedisError, OSError):
+            self._sweeps_from = monotonic() + self.lease_seconds
+            raise
+        return Swept(int(num_back), tuple(aside))
+
+    def give_back_all(self) -> int:
+        """Before the process ends without finishing: others take over at once."""
+        held = self.held
+        if held:
+            self._run(self._give_back, *held)
+        return len(held)
+
+    def _uptime(self) -> float:
+        return float(self._redis.info("server")["uptime_in_seconds"])
+
+    def _say(self, claim: str, command: Callable[[], Any]) -> None:
+        try:
+            command()
+        except (RedisError, OSError) as error:
+            log.warning("a message could not be settled yet: %s", error)
+            self._unheard.put(partial(self._say, claim, command))
+        else:
+            with self._lock:
+                self._held.discard(claim)
+
+    def _run(self, script: Any, *args: str | float) -> Any:
+        words = (*self._args, *args)
+        try:
+            return self._redis.evalsha(script.sha, len(self._keys), *self._keys, *words)
+        except NoScriptError:
+            return script(self._keys, words)

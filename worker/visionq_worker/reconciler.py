@@ -1,0 +1,111 @@
+"""What becomes of tasks that nobody holds: messages that were lost, pauses, deadlines, last words.
+
+One thread. The records say which tasks are due and give each to one worker only; a worker that dies
+over it, or fails, leaves it to the next look.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from time import monotonic, time
+
+from visionq.broker import Publisher
+from visionq.contract import FailureCode, Task, read_task
+from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
+from visionq.objects import ObjectStore
+from visionq.records import Due, Records
+from visionq_worker.errors import Postponed, TaskError
+from visionq_worker.executor import Executor
+from visionq_worker.gate import StoreGate
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 1.0
+MAX_DUE = 100
+"""Tasks in one turn: Redis looks at them in one script."""
+
+
+class Reconciler:
+    """Starts and ends with the service."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        publisher: Publisher,
+        executor: Executor,
+        store: ObjectStore,
+        store_gate: StoreGate,
+        retry_seconds: float,
+    ) -> None:
+        self._records = records
+        self._publisher = publisher
+        self._executor = executor
+        self._store = store
+        self._store_gate = store_gate
+        self._retry_seconds = retry_seconds
+        self._probes_at = 0.0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(min(TURN_SECONDS, self._retry_seconds)):
+            try:
+                self._turn()
+            except BrokerUnavailable as error:
+                log.warning("the reconciler waits for Redis: %s", error)
+            except Exception:  # whatever it is, the next turn is due
+                log.exception("the reconciler failed for a reason nobody foresaw")
+
+    def _turn(self) -> None:
+        self._probe_store()
+        while not self._stopping.is_set():
+            found = self._records.due(MAX_DUE)
+            for due in found:
+                self._settle(due)
+            if len(found) < MAX_DUE:
+                return
+
+    def _probe_store(self) -> None:
+        if self._store_gate.is_open or monotonic() < self._probes_at:
+            return
+        self._probes_at = monotonic() + self._retry_seconds
+        try:
+            self._store.check_bucket()
+        except StorageError as error:
+            log.info("the object store is still away: %s", error)
+        else:
+            self._store_gate.open()
+
+    def _settle(self, due: Due) -> None:
+        try:
+            task = read_task(due.task, task_id=due.task_id)
+        except InvalidTask as error:
+            log.error("task %s has a record that cannot be read: %s", due.task_id, error)
+            return
+        log.warning("task %s: %s", task.id, due.verdict)
+        try:
+            self._do(due, task)
+        except (StorageError, Postponed) as error:
+            log.warning("task %s waits for the next look: %s", task.id, error)
+
+    def _do(self, due: Due, task: Task) -> None:
+        if due.verdict == "publish":
+            self._publisher.publish(task)
+        elif due.verdict == "expire":
+            message = "the deadline passed before the task was started"
+            self._executor.end(task, TaskError(FailureCode.EXPIRED, message))
+        elif due.verdict == "bury":
+            message = "too many workers were lost while they had the task"
+            self._executor.end(task, TaskError(FailureCode.WORKER_LOST, message, retryable=True))
+        else:
+            self._executor.write_revoked(task, time())
+            self._records.paid(task.id)
