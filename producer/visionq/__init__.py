@@ -25,6 +25,7 @@ from visionq.contract import (
 from visionq.errors import (
     BrokerUnavailable,
     InvalidTask,
+    QueueFull,
     SettingsError,
     StorageError,
     TaskExpired,
@@ -37,6 +38,7 @@ from visionq.errors import (
 )
 from visionq.kinds import Kind
 from visionq.objects import StoreAddress
+from visionq.records import QueueLimits
 from visionq.submissions import Submission, SubmitOptions
 
 __all__ = [
@@ -50,6 +52,8 @@ __all__ = [
     "Kind",
     "Lane",
     "Options",
+    "QueueFull",
+    "QueueLimits",
     "Result",
     "SettingsError",
     "State",

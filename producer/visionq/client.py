@@ -17,6 +17,7 @@ from visionq.errors import TaskUnknown
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.names import DEFAULT_NAMESPACE, Names, result_key
 from visionq.objects import StoreAddress
+from visionq.records import DEFAULT_LIMITS, QueueLimits
 from visionq.submissions import Images, Submission, SubmitOptions, read_uploads
 from visionq.submitter import Parts, Submitter
 from visionq.watch import ThreadedWatch
@@ -47,6 +48,7 @@ class _BaseClient(Generic[Submitted]):
         namespace: str = DEFAULT_NAMESPACE,
         kinds: Mapping[str, Kind] = BUILTIN_KINDS,
         record_ttl_seconds: int = RECORD_TTL_SECONDS,
+        limits: QueueLimits = DEFAULT_LIMITS,
         timeout_seconds: float = TIMEOUT_SECONDS,
         store_timeout_seconds: float = STORE_TIMEOUT_SECONDS,
     ) -> None:
@@ -56,6 +58,7 @@ class _BaseClient(Generic[Submitted]):
             names=Names(namespace),
             kinds=kinds,
             record_ttl_seconds=record_ttl_seconds,
+            limits=limits,
             timeout_seconds=timeout_seconds,
             store_timeout_seconds=store_timeout_seconds,
         )
@@ -79,6 +82,10 @@ class _BaseClient(Generic[Submitted]):
             namespace=settings.broker.namespace,
             kinds=settings.kinds,
             record_ttl_seconds=settings.broker.record_ttl_seconds,
+            limits=QueueLimits(
+                max_waiting=settings.broker.max_waiting,
+                max_waiting_per_tenant=settings.broker.max_waiting_per_tenant,
+            ),
             timeout_seconds=settings.broker.timeout_seconds,
             store_timeout_seconds=settings.storage.timeout_seconds,
         )
@@ -142,8 +149,8 @@ class Client(_BaseClient["TaskHandle"]):
         """Put one task into the queue and return at once.
 
         Raises `InvalidTask` before anything is sent, `StorageError` when an image cannot be
-        uploaded, `BrokerUnavailable` when Redis cannot be reached; after the last one, submitting
-        again with the same `idempotency_key` is safe.
+        uploaded, `QueueFull` when too many tasks wait, `BrokerUnavailable` when Redis cannot be
+        reached; after the last one, submitting again with the same `idempotency_key` is safe.
         """
         task_id = self._submitter.submit(Submission(kind, images, question, options))
         return TaskHandle(self, task_id)
@@ -151,7 +158,8 @@ class Client(_BaseClient["TaskHandle"]):
     def submit_many(self, submissions: Iterable[Submission]) -> list[TaskHandle]:
         """Put many tasks into the queue: records in one go, messages a thousand at a time.
 
-        Images that are bytes are uploaded one after the other, before.
+        Images that are bytes are uploaded one after the other, before. With `QueueFull`, none of
+        the tasks was accepted.
         """
         task_ids = self._submitter.submit_many(list(submissions))
         return [TaskHandle(self, task_id) for task_id in task_ids]

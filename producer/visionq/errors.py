@@ -8,6 +8,7 @@
     │   ├── UnsupportedVersion
     │   ├── InvalidImage         an image argument is of no known form, or cannot be read
     │   └── UnsupportedOption
+    ├── QueueFull                too many tasks wait; carries `retry_after_seconds`
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
     ├── StorageError             the object store refused or did not answer
     │   ├── StorageUnavailable
@@ -76,6 +77,14 @@ class UnsupportedOption(InvalidTask):
     """The option is part of the contract, but this version does not carry it out."""
 
     code = "unsupported_option"
+
+
+class QueueFull(VisionqError):
+    """Too many tasks wait already; nothing was accepted."""
+
+    def __init__(self, message: str | None = None, *, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class BrokerUnavailable(VisionqError):

@@ -15,6 +15,7 @@ A record's fields, short because a record waits in memory with its message:
     strikes    workers that were lost with it            dead  why it was put aside
     retries    times it was postponed    due             not to be started before that time
     owes       "1" while a state that is final lacks its result object
+    counted    its tenant, while it counts among those that wait in its lane
 
 A state that is final never changes. Every key has a TTL. Tasks that have not ended, or owe an
 object, stand in the set `open` by the time when a worker's reconciler should look at them.
@@ -34,7 +35,7 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from visionq.contract import MAX_TASK_BYTES, Failure, Lane, State, Status, Task, dump
-from visionq.errors import BrokerUnavailable, InvalidTask, SettingsError
+from visionq.errors import BrokerUnavailable, InvalidTask, QueueFull, SettingsError
 from visionq.names import Names, result_key
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 LANES = tuple(Lane)
 NOTHING_STARTED = "0"
+FULL = "FULL"
+MIN_RETRY_AFTER_SECONDS = 1.0
+MAX_RETRY_AFTER_SECONDS = 60.0
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 _NOW = "local t = redis.call('TIME') local now = t[1] .. '.' .. string.format('%06d', t[2])\n"
@@ -60,16 +64,39 @@ local function look(open, at, id, ttl)
 end
 """
 
-# KEYS record, lane, open; ARGV ttl, task, id, seconds until a look.
-# Returns what was found, or false when the record is new.
+# A lane's hash has `waiting` and `waiting:<tenant>`, and how fast tasks are started: `starts` since
+# `window`, and the `rate` per second in the window before that.
+_UNCOUNT = """
+local function uncount(record, lane)
+  local tenant = redis.call('HGET', record, 'counted')
+  if not tenant then return end
+  redis.call('HDEL', record, 'counted')
+  redis.call('HINCRBY', lane, 'waiting', -1)
+  local name = 'waiting:' .. tenant
+  if redis.call('HINCRBY', lane, name, -1) <= 0 then redis.call('HDEL', lane, name) end
+end
+"""
+
+# KEYS record, lane, open; ARGV ttl, task, id, seconds until a look, tenant, most that may wait in
+# the lane, most of the tenant (0: as many as it likes).
+# Returns what was found; false when the record is new; what is full, how many wait, and the rate,
+# when it is refused.
 CREATE = (
     _NOW
     + _LOOK
     + """
 local found = redis.call('HMGET', KEYS[1], 'state', 'sent')
 if found[1] then return found end
+local of_tenant = 'waiting:' .. ARGV[5]
+local w = redis.call('HMGET', KEYS[2], 'waiting', of_tenant, 'rate')
+local in_lane, own, most_own = tonumber(w[1] or '0'), tonumber(w[2] or '0'), tonumber(ARGV[7])
+if in_lane >= tonumber(ARGV[6]) then return {'FULL', 'lane', in_lane, w[3] or '0'} end
+if most_own > 0 and own >= most_own then return {'FULL', 'tenant', own, w[3] or '0'} end
+redis.call('HINCRBY', KEYS[2], 'waiting', 1)
+redis.call('HINCRBY', KEYS[2], of_tenant, 1)
 local seq = redis.call('HINCRBY', KEYS[2], 'submitted', 1)
-redis.call('HSET', KEYS[1], 'state', 'PENDING', 'task', ARGV[2], 'at', now, 'seq', seq)
+redis.call('HSET', KEYS[1], 'state', 'PENDING', 'task', ARGV[2], 'at', now, 'seq', seq,
+  'counted', ARGV[5])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 look(KEYS[3], now + ARGV[4], ARGV[3], ARGV[1])
@@ -84,6 +111,7 @@ START = (
     _NOW
     + _IS_FINAL
     + _LOOK
+    + _UNCOUNT
     + """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state and is_final(state) then return table.concat({state, '0', '0', now, now}, ' ') end
@@ -91,6 +119,12 @@ if not state then redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now) end
 local seq = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
 if seq > tonumber(redis.call('HGET', KEYS[2], 'started') or '0') then
   redis.call('HSET', KEYS[2], 'started', seq)
+end
+uncount(KEYS[1], KEYS[2])
+local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
+local starts = redis.call('HINCRBY', KEYS[2], 'starts', 1)
+if now - window > 10 then
+  redis.call('HSET', KEYS[2], 'rate', starts / (now - window), 'window', now, 'starts', 0)
 end
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
@@ -168,14 +202,18 @@ return 1
 """
 )
 
-# KEYS record, open; ARGV channel, id, ttl. Returns the state after the request.
+# KEYS record, open, lane hashes; ARGV channel, id, ttl, names of the lanes.
+# Returns the state after the request.
 CANCEL = (
     _NOW
     + _LOOK
+    + _UNCOUNT
     + """
-local state = redis.call('HGET', KEYS[1], 'state')
+local state, task = unpack(redis.call('HMGET', KEYS[1], 'state', 'task'))
 if not state then return 'UNKNOWN' end
 if state == 'PENDING' or state == 'RETRY' then
+  local lane = cjson.decode(task).lane or ARGV[4]
+  for i = 4, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 1]) end end
   redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
   look(KEYS[2], now, ARGV[2], ARGV[3])
   redis.call('PUBLISH', ARGV[1], 'REVOKED')
@@ -183,6 +221,17 @@ if state == 'PENDING' or state == 'RETRY' then
 end
 if state == 'STARTED' or state == 'PROGRESS' then redis.call('HSET', KEYS[1], 'cancel', '1') end
 return state
+"""
+)
+
+# KEYS record, lane, open; ARGV id. The task was not accepted after all.
+WITHDRAW = (
+    _UNCOUNT
+    + """
+if redis.call('HGET', KEYS[1], 'state') ~= 'PENDING' then return end
+uncount(KEYS[1], KEYS[2])
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
 """
 )
 
@@ -309,14 +358,33 @@ class Found:
         return self.state is State.PENDING and not self.was_sent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLimits:
+    """How many tasks may wait in a lane, and how many of one tenant (None: as many as it likes)."""
+
+    max_waiting: int = 100_000
+    max_waiting_per_tenant: int | None = None
+
+
+DEFAULT_LIMITS = QueueLimits()
+
+
 class Records:
     """Synchronous access to the records. Thread-safe: redis-py pools its connections.
 
     Every method raises `BrokerUnavailable` when Redis cannot be reached or refuses.
     """
 
-    def __init__(self, client: redis.Redis, names: Names, *, ttl_seconds: int) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        names: Names,
+        *,
+        ttl_seconds: int,
+        limits: QueueLimits = DEFAULT_LIMITS,
+    ) -> None:
         self._redis = client
+        self._limits = limits
         self._names = names
         self._ttl = str(ttl_seconds)
         self._create = client.register_script(CREATE)
@@ -327,21 +395,38 @@ class Records:
         self._paid = client.register_script(PAID)
         self._due = client.register_script(DUE)
         self._cancel = client.register_script(CANCEL)
+        self._withdraw = client.register_script(WITHDRAW)
         self._status = client.register_script(STATUS)
 
     def create(self, task: Task) -> Found | None:
         """Write the record of a new task. Returns the one already there, or None.
 
-        Raises `InvalidTask` when the task is too large to travel in a message.
+        Raises `InvalidTask` when the task is too large to travel in a message, and `QueueFull`.
         """
-        return _found(self._run(self._create, self._keys(task), self._new(task)))
+        reply = self._run(self._create, self._keys(task), self._new(task))
+        if full := _full(reply, self._limits):
+            raise full
+        return _found(reply)
 
     def create_many(self, tasks: Sequence[Task]) -> list[Found | None]:
-        """`create` for many tasks, pipelined."""
+        """`create` for many tasks, pipelined: all of them, or none when a `QueueFull` is raised."""
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
             for task in tasks:
                 self._create(self._keys(task), self._new(task), client=pipe)
-            return [_found(reply) for reply in pipe.execute()]
+            replies = pipe.execute()
+        refusals = [_full(reply, self._limits) for reply in replies]
+        refusal = next((refusal for refusal in refusals if refusal), None)
+        if refusal is not None:
+            new = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
+            self._take_back(new)
+            raise refusal
+        return [_found(reply) for reply in replies]
+
+    def _take_back(self, tasks: Sequence[Task]) -> None:
+        with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for task in tasks:
+                self._withdraw(self._keys(task), [task.id], client=pipe)
+            pipe.execute()
 
     def mark_sent(self, task_ids: Iterable[str]) -> None:
         """Note that the messages are out, so that submitting again sends no second one."""
@@ -413,8 +498,9 @@ class Records:
 
     def cancel(self, task_id: str) -> State:
         """Revoke a waiting task at once, ask for it when it runs. Returns the state after that."""
-        args = [self._names.events(task_id), task_id, self._ttl]
-        return State(self._run(self._cancel, self._own_keys(task_id), args))
+        keys = [*self._own_keys(task_id), *(self._names.lane(lane) for lane in LANES)]
+        args = [self._names.events(task_id), task_id, self._ttl, *LANES]
+        return State(self._run(self._cancel, keys, args))
 
     def status(self, task_id: str) -> Status:
         keys = [self._names.record(task_id), *(self._names.lane(lane) for lane in LANES)]
@@ -450,7 +536,9 @@ class Records:
         return [self._names.record(task_id), self._names.open()]
 
     def _new(self, task: Task) -> list[str]:
-        return [self._ttl, _encode_new(task), task.id, str(LOOK_SECONDS)]
+        limits = self._limits
+        most = [str(limits.max_waiting), str(limits.max_waiting_per_tenant or 0)]
+        return [self._ttl, _encode_new(task), task.id, str(LOOK_SECONDS), task.tenant, *most]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
@@ -542,6 +630,20 @@ def _parse(task_id: str, record: Mapping[str, str], started: Mapping[Lane, int])
         store_seconds=_seconds(record, "store"),
         failure=_failure(record),
         result_key=result_key(task_id),
+    )
+
+
+def _full(reply: Any, limits: QueueLimits) -> QueueFull | None:
+    """The refusal that a reply of `CREATE` means, if any."""
+    if reply is None or reply[0] != FULL:
+        return None
+    _, what, num_waiting, rate = reply
+    most = limits.max_waiting if what == "lane" else limits.max_waiting_per_tenant
+    # A twentieth of the queue: long enough to matter, short enough not to leave workers idle.
+    seconds = (most or 0) / 20 / float(rate) if float(rate) > 0 else MAX_RETRY_AFTER_SECONDS
+    return QueueFull(
+        f"{num_waiting} tasks of the {what} wait already; at most {most} may",
+        retry_after_seconds=min(max(seconds, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS),
     )
 
 

@@ -70,6 +70,8 @@ class BrokerSettings(_Section):
     record_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=60)
     lease_seconds: float = Field(default=15.0, ge=1, le=3600)
     max_attempts: int = Field(default=5, ge=1, le=1000)
+    max_waiting: int = Field(default=100_000, ge=1)
+    max_waiting_per_tenant: int | None = Field(default=None, ge=1)
 
     @field_validator("url")
     @classmethod

@@ -16,7 +16,7 @@ from visionq.inputs import as_reference, upload
 from visionq.kinds import Kind, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
-from visionq.records import Records, connect
+from visionq.records import QueueLimits, Records, connect
 from visionq.submissions import Submission, as_list, draft
 from visionq.watch import Watch
 
@@ -30,6 +30,7 @@ class Parts:
     names: Names
     kinds: Mapping[str, Kind]
     record_ttl_seconds: int
+    limits: QueueLimits
     timeout_seconds: float
     store_timeout_seconds: float
 
@@ -46,6 +47,7 @@ class Submitter:
             connect(parts.broker_url, timeout_seconds=parts.timeout_seconds),
             parts.names,
             ttl_seconds=parts.record_ttl_seconds,
+            limits=parts.limits,
         )
         self._publisher = Publisher(
             parts.broker_url, parts.names, timeout_seconds=parts.timeout_seconds

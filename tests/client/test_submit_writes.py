@@ -81,7 +81,7 @@ def test_the_record_of_a_waiting_task_holds_no_more_than_it_must(
 ) -> None:
     handle = client.ocr(key)
     record: Any = raw.hgetall(names.record(handle.id))
-    assert set(record) == {"state", "task", "at", "seq"}
+    assert set(record) == {"state", "task", "at", "seq", "counted"}
     assert (record["state"], record["seq"]) == ("PENDING", "1")
     assert re.fullmatch(r"\d{10,}\.\d{6}", record["at"])
 
