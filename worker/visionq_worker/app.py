@@ -59,6 +59,7 @@ class ServiceStep(bootsteps.StartStopStep):
         # Not in a `stop` of this step: Celery starts, and so stops, steps without a dependency in
         # any order, and tasks that still run in the pool need the engine.
         signals.worker_shutdown.connect(self._close, sender=worker, weak=False)
+        signals.worker_shutting_down.connect(self._limit_grace, weak=False)
 
     def start(self, _worker: Any) -> None:
         # Celery notes a SIGTERM and looks at it when it consumes; loading can take minutes.
@@ -73,6 +74,14 @@ class ServiceStep(bootsteps.StartStopStep):
 
     def _close(self, **_: Any) -> None:
         self._service.close()
+
+    def _limit_grace(self, **_: Any) -> None:
+        """Told to stop: no more is claimed, and what is in hand has so long to be finished."""
+        seconds = self._service.settings.worker.grace_seconds
+        log.info("told to stop: %d tasks in hand, %g s for them", self._service.stop(), seconds)
+        leaving = threading.Timer(seconds, self._service.leave)
+        leaving.daemon = True
+        leaving.start()
 
 
 def _leave_at_once(*_: object) -> None:

@@ -21,7 +21,7 @@ from visionq.contract import (
     dump_result,
     read_result,
 )
-from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
+from visionq.errors import BrokerUnavailable, InvalidTask, ObjectMissing, StorageError
 from visionq.kinds import Kind, find_kind
 from visionq.names import result_key
 from visionq.objects import ObjectStore
@@ -105,6 +105,8 @@ class Executor:
             return attempt.state
         run = Run(task=task, attempt=attempt)
         try:
+            if left := self._left_by_another(run):
+                return left if self._report(run, left) else self._give_way(run)
             self._check(run)
             self._fetch(run)
             self._prepare(run)
@@ -159,6 +161,20 @@ class Executor:
             )
         except BrokerUnavailable as error:
             raise Postponed(str(error)) from error
+
+    def _left_by_another(self, run: Run) -> Result | None:
+        """The result of an attempt that stored it and died before it was reported."""
+        if run.attempt.number == 1:
+            return None
+        try:
+            left = read_result(self._store.get(run.task.result_key))
+        except (ObjectMissing, InvalidTask):
+            return None
+        if left.failure is not None and left.failure.code == FailureCode.WORKER_LOST:
+            return None  # a dead letter that is replayed: this attempt is to do better
+        log.info("task %s was answered by an earlier attempt", run.task.id)
+        run.seconds["store"] = 0.0
+        return left
 
     def _check(self, run: Run) -> None:
         """What other senders than our own client may have got wrong."""
@@ -313,8 +329,8 @@ class Executor:
     def _report(self, run: Run, result: Result) -> bool:
         """Bring the record to its end, through an outage of Redis if need be."""
         more = {"store": f"{run.seconds['store']:.6f}"}
-        if run.completion is not None:
-            more["tokens"] = str(len(run.completion.token_ids))
+        if result.usage is not None:
+            more["tokens"] = str(result.usage.completion_tokens)
         if result.failure is not None:
             more |= _failure_fields(result.failure)
         for _ in range(REPORT_TRIES):

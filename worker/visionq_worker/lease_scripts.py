@@ -60,6 +60,15 @@ local function is_final(state)
   return state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'EXPIRED'
 end
 
+-- The message is the next one to be taken. Who reads the status shall not think that the task runs.
+local function back_into(queue, message, id)
+  redis.call('RPUSH', queue, message)
+  if not is_task_id(id) then return end
+  local record = PREFIX .. id
+  local state = redis.call('HGET', record, 'state')
+  if state == 'STARTED' or state == 'PROGRESS' then redis.call('HSET', record, 'state', 'RETRY') end
+end
+
 -- A worker was lost with the task. True when that has happened too often: it is put aside then, and
 -- the reconciler ends it.
 local function strike(id, message, queue, most, reason)
@@ -159,8 +168,8 @@ GIVE_BACK = (
     _HEAD
     + """
 for i = #ARGV, 5, -1 do
-  local message, queue = let_go(ARGV[i])
-  if message then redis.call('RPUSH', queue, message) end
+  local message, queue, id = let_go(ARGV[i])
+  if message then back_into(queue, message, id) end
 end
 """
 )
@@ -187,7 +196,7 @@ for _, claim in ipairs(redis.call('ZRANGEBYSCORE', INDEX, '-inf', latest, 'LIMIT
     local reason = ARGV[6] .. ' workers were lost while they had it'
     if strike(id, message, queue, ARGV[6], reason) then aside[#aside + 1] = id
     else
-      redis.call('RPUSH', queue, message)
+      back_into(queue, message, id)
       num_back = num_back + 1
     end
   end

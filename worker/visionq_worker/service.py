@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
+
+from redis import RedisError
 
 from visionq.broker import Publisher
 from visionq.contract import Lane
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
     from visionq_worker.engine.request import Engine
 
+log = logging.getLogger(__name__)
+
 REPORTED_PACKAGES = ("visionq-worker", "transformers", "torch", "pillow", "celery", "kombu")
 
 
@@ -49,6 +54,7 @@ class Service:
         self.leases = _leases(settings, self._owner)
         self.waker = _waker(settings)
         self.store_gate = StoreGate()
+        self._is_stopping = False
         self._closing = ExitStack()
         self._executor: Executor | None = None
 
@@ -65,7 +71,20 @@ class Service:
 
     def may_claim(self) -> bool:
         """Whether more tasks may be taken out of the queue now."""
-        return self._executor is not None and self.store_gate.is_open
+        return self._executor is not None and self.store_gate.is_open and not self._is_stopping
+
+    def stop(self) -> int:
+        """Claim no more. Returns how many messages are in hand."""
+        self._is_stopping = True
+        return len(self.leases.held)
+
+    def leave(self) -> None:
+        """Give back what is in hand and end the process, by a way that waits for nobody."""
+        try:
+            log.warning("%d tasks are given back unfinished", self.leases.give_back_all())
+        except (RedisError, OSError) as error:
+            log.warning("tasks could not be given back, their leases will end: %s", error)
+        os._exit(0)
 
     def close(self) -> None:
         self._closing.close()
