@@ -1,0 +1,247 @@
+"""Tasks that nobody holds: each ends, or is put into the queue again, and none twice.
+
+Time is moved by hand: a task's score in `open` says when it is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from time import time
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.scripted import ScriptedEngine
+from tests.worker.workbench import Workbench, workbench
+from visionq.broker import Publisher
+from visionq.contract import Failure, Lane, State, Task
+from visionq.local import LocalUrls
+from visionq.names import Names
+from visionq.objects import ObjectStore
+from visionq.records import Records
+from visionq_worker.reconciler import Reconciler
+
+
+class Office:
+    """A reconciler that takes its turns when it is told to."""
+
+    def __init__(
+        self, bench: Workbench, raw: redis.Redis, names: Names, publisher: Publisher
+    ) -> None:
+        self.bench = bench
+        self.raw = raw
+        self.names = names
+        self.publisher = publisher
+        self.reconciler = Reconciler(
+            records=bench.records,
+            publisher=publisher,
+            executor=bench.executor,
+            store=bench.store,
+            store_gate=bench.store_gate,
+            retry_seconds=0.05,
+        )
+
+    def task(self, **fields: Any) -> Task:
+        """A new one with its record, but without a message."""
+        return self.bench.task(**fields)
+
+    def look(self) -> None:
+        """It is time to look at all tasks."""
+        for task_id in self.raw.zrange(self.names.open(), 0, -1):
+            self.raw.zadd(self.names.open(), {str(task_id): 1})
+        self.reconciler._turn()
+
+    def queued(self, lane: Lane = Lane.INTERACTIVE) -> list[str]:
+        """Ids of the messages in a lane's queue, oldest first."""
+        texts = self.raw.lrange(self.names.queue(lane), 0, -1)
+        return [json.loads(text)["headers"]["id"] for text in reversed(texts)]
+
+    def is_looked_at(self, task: Task) -> bool:
+        return self.raw.zscore(self.names.open(), task.id) is not None
+
+    def start(self, task: Task) -> int:
+        return self.bench.records.start(task, owner="lost", max_new_tokens=9).fence
+
+    def hold(self, task: Task) -> None:
+        """A worker has claimed its message."""
+        claim = f"{task.id}#1"
+        self.raw.hset(self.names.record(task.id), "claim", claim)
+        self.raw.zadd(self.names.unacked_index(), {claim: time()})
+        self.raw.expire(self.names.unacked_index(), 60)
+
+
+@pytest.fixture
+def office(
+    records: Records, bucket: ObjectStore, raw: redis.Redis, names: Names, urls: LocalUrls
+) -> Iterator[Office]:
+    publisher = Publisher(urls.broker_url, names, timeout_seconds=2)
+    yield Office(workbench(ScriptedEngine(), records, bucket), raw, names, publisher)
+    publisher.close()
+
+
+def test_task_whose_message_was_never_sent_is_sent(office: Office) -> None:
+    task = office.task(lane=Lane.BULK)
+    office.look()
+    assert office.queued(Lane.BULK) == [task.id]
+    assert office.bench.state(task) is State.PENDING
+    assert office.is_looked_at(task), "until it has ended"
+
+
+def test_task_that_waits_in_its_queue_is_left_alone(office: Office) -> None:
+    tasks = [office.task() for _ in range(3)]
+    for task in tasks:
+        office.publisher.publish(task)
+    office.look()
+    assert office.queued() == [task.id for task in tasks]
+
+
+def test_task_that_younger_ones_have_overtaken_is_sent_again(office: Office) -> None:
+    lost, started, waiting = (office.task() for _ in range(3))
+    office.publisher.publish(waiting)
+    office.start(started)
+    office.hold(started)
+    office.look()
+    assert office.queued() == [waiting.id, lost.id]
+    office.look()
+    assert office.queued() == [waiting.id, lost.id], "it has a new place in the queue"
+
+
+def test_flushed_queue_is_filled_again(office: Office) -> None:
+    tasks = [office.task() for _ in range(3)]
+    office.look()
+    assert sorted(office.queued()) == sorted(task.id for task in tasks)
+
+
+def test_task_in_a_workers_hands_is_left_alone(office: Office) -> None:
+    waiting, running = office.task(), office.task()
+    office.start(running)
+    office.hold(waiting)
+    office.hold(running)
+    office.look()
+    assert office.queued() == []
+    assert office.bench.state(running) is State.STARTED
+
+
+def test_running_task_that_nobody_holds_is_sent_again(office: Office) -> None:
+    task = office.task()
+    office.start(task)
+    office.look()
+    assert office.queued() == [task.id]
+    assert office.bench.state(task) is State.RETRY
+
+
+def test_postponed_task_is_sent_when_its_pause_is_over(office: Office) -> None:
+    task = office.task()
+    fence = office.start(task)
+    reason = Failure(code="storage_unavailable", message="waiting", retryable=True)
+    assert office.bench.records.postpone(
+        task.id, reason, fence=fence, first_seconds=100, longest_seconds=1000
+    )
+    assert office.bench.state(task) is State.RETRY
+    office.look()
+    assert office.queued() == []
+    office.raw.hset(office.names.record(task.id), "due", time() - 1)
+    office.look()
+    assert office.queued() == [task.id]
+
+
+def test_pauses_double_up_to_the_longest(office: Office) -> None:
+    task = office.task()
+    reason = Failure(code="storage_unavailable", message="waiting", retryable=True)
+    pauses = []
+    for _ in range(4):
+        fence = office.start(task)
+        office.bench.records.postpone(
+            task.id, reason, fence=fence, first_seconds=100, longest_seconds=300
+        )
+        due = office.raw.hget(office.names.record(task.id), "due")
+        assert isinstance(due, str)
+        pauses.append(float(due) - time())
+    assert pauses == pytest.approx([100, 200, 300, 300], abs=5)
+
+
+def test_postponing_too_often_by_broken_workers_ends_the_task(office: Office) -> None:
+    task = office.task()
+    reason = Failure(code="model_error", message="waiting", retryable=True)
+    for _ in range(2):
+        fence = office.start(task)
+        office.bench.records.postpone(
+            task.id, reason, fence=fence, first_seconds=100, longest_seconds=300, max_strikes=2
+        )
+    office.look()
+    assert office.bench.state(task) is State.FAILURE
+    assert office.queued() == []
+
+
+def test_task_that_was_put_aside_fails_with_a_result(office: Office) -> None:
+    task = office.task()
+    office.start(task)
+    office.raw.hset(office.names.record(task.id), "dead", "5 workers were lost")
+    office.look()
+    stored = office.bench.stored(task)
+    assert stored is not None
+    assert stored.failure is not None
+    assert (stored.state, stored.failure.code) == (State.FAILURE, "worker_lost")
+    status = office.bench.status(task)
+    assert status.state is State.FAILURE
+    assert status.failure == stored.failure
+    assert not office.is_looked_at(task)
+
+
+def test_task_that_waits_past_its_deadline_expires_with_a_result(office: Office) -> None:
+    task = office.task(deadline=time() - 1)
+    office.publisher.publish(task)
+    office.look()
+    assert office.bench.state(task) is State.EXPIRED
+    stored = office.bench.stored(task)
+    assert stored is not None
+    assert stored.state is State.EXPIRED
+    assert not office.is_looked_at(task)
+
+
+def test_cancelled_task_gets_its_result_object(office: Office) -> None:
+    task = office.task()
+    assert office.bench.records.cancel(task.id) is State.REVOKED
+    office.look()
+    stored = office.bench.stored(task)
+    assert stored is not None
+    assert stored.state is State.REVOKED
+    assert not office.is_looked_at(task)
+    office.look()
+    assert office.bench.stored(task) == stored
+
+
+def test_ended_task_is_looked_at_no_more(office: Office) -> None:
+    task = office.task()
+    office.bench.records.move(task.id, State.SUCCESS, fence=office.start(task))
+    assert not office.is_looked_at(task)
+
+
+def test_task_whose_record_is_gone_is_forgotten(office: Office) -> None:
+    task = office.task()
+    office.raw.delete(office.names.record(task.id))
+    office.look()
+    assert not office.is_looked_at(task)
+    assert office.queued() == []
+
+
+def test_spoilt_record_does_not_keep_the_others_from_being_looked_at(office: Office) -> None:
+    spoilt, lost = office.task(), office.task()
+    office.raw.hset(office.names.record(spoilt.id), "task", "not JSON")
+    office.look()
+    assert office.queued() == [lost.id]
+
+
+def test_due_task_is_given_to_one_worker_only(office: Office) -> None:
+    task = office.task()
+    office.raw.zadd(office.names.open(), {task.id: 1})
+    assert [due.task_id for due in office.bench.records.due(10)] == [task.id]
+    assert office.bench.records.due(10) == []
+
+
+def test_gate_opens_when_the_store_is_back(office: Office) -> None:
+    office.bench.store_gate.shut()
+    office.reconciler._turn()
+    assert office.bench.store_gate.is_open
