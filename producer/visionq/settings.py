@@ -111,6 +111,7 @@ class WorkerSettings(_Section):
     progress_seconds: Seconds = 0.5
     retry_seconds: Seconds = 5.0
     grace_seconds: Seconds = 25.0
+    health_file: Path | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 

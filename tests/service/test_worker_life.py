@@ -320,3 +320,24 @@ def test_celery_learns_of_a_result_that_was_committed_just_before_a_kill(
     )
     wait_until(lambda: raw.exists(key), seconds=SECONDS)
     assert AsyncResult(handle.id, app=app).get(timeout=SECONDS)["text"] == text
+
+
+def test_supervised_worker_that_is_killed_comes_back_and_is_probed(
+    urls: LocalUrls, namespace: str, client: Client, pictures: Path, tmp_path: Path
+) -> None:
+    health = tmp_path / "health.json"
+    env = environment(urls, namespace, VISIONQ_WORKER__HEALTH_FILE=str(health))
+    assert _run_to_its_end(env, "visionq-worker", "probe", "live").returncode == 1
+    with running_worker(env, tmp_path / "log", "--supervise") as supervisor:
+        wait_until(
+            lambda: _run_to_its_end(env, "visionq-worker", "probe", "ready").returncode == 0,
+            seconds=SECONDS,
+        )
+        children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text()
+        os.kill(int(children), signal.SIGKILL)
+        health.unlink()
+        task = client.ask(pictures / "shelf_after.png", "What?", max_new_tokens=2)
+        assert task.wait(READY_SECONDS).state is State.SUCCESS
+        wait_until(health.exists)
+        probed = _run_to_its_end(env, "visionq-worker", "probe", "live")
+        assert (probed.returncode, probed.stdout) == (0, "live\n")

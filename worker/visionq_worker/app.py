@@ -133,6 +133,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
             "leases": service.leases,
             "waker": service.waker,
             "gate": service.may_claim,
+            "pulse": service.pulse,
             "socket_timeout": 5,
             "socket_connect_timeout": settings.broker.timeout_seconds,
             "socket_keepalive": True,

@@ -47,11 +47,25 @@ def main(context: click.Context, file: Path | None) -> None:
 @click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--concurrency", type=int, help="Tasks in hand at once.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
+@click.option("--supervise", is_flag=True, help="Start the worker again when it dies.")
 @click.pass_obj
-def run(file: Path | None, /, source: str | None, device: str | None, **worker: Any) -> None:
+def run(
+    file: Path | None,
+    /,
+    source: str | None,
+    device: str | None,
+    *,
+    supervise: bool,
+    **worker: Any,
+) -> None:
     """Load the model, then consume until SIGTERM; running tasks are finished first."""
     settings = _settings(file, model={"source": source, "device": device}, worker=worker)
     _set_up_logging(settings)
+    if supervise:
+        from visionq_worker.supervisor import Supervisor
+
+        command = [argument for argument in sys.argv if argument != "--supervise"]
+        sys.exit(Supervisor([sys.executable, *command]).run())
     from visionq_worker.app import EXIT_START, build_app
 
     try:
@@ -96,6 +110,22 @@ def check(
         else:
             click.echo(f"{'ok  ' if finding.is_ok else 'FAIL'} {finding.name}: {finding.text}")
     sys.exit(0 if is_all_well else 1)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["live", "ready"]))
+@click.pass_obj
+def probe(file: Path | None, what: str) -> None:
+    """Say whether the worker that writes worker.health_file lives, or is ready for tasks."""
+    from visionq_worker.health import problem
+
+    health_file = _settings(file).worker.health_file
+    if health_file is None:
+        click.echo("visionq-worker: set worker.health_file for the worker and the probe", err=True)
+        sys.exit(EXIT_USAGE)
+    reason = problem(health_file, must_be_ready=what == "ready")
+    click.echo(what if reason is None else f"not {what}: {reason}")
+    sys.exit(0 if reason is None else 1)
 
 
 def _set_up_logging(settings: Settings) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from time import monotonic
 
 from redis import RedisError
 
+from visionq_worker.health import Pulse
 from visionq_worker.leases import Leases
 
 log = logging.getLogger(__name__)
@@ -23,8 +25,12 @@ RENEWALS_PER_LEASE = 3
 class Keeper:
     """Starts and ends with the service; all its work is done between `start` and `stop`."""
 
-    def __init__(self, leases: Leases) -> None:
+    def __init__(
+        self, leases: Leases, pulse: Pulse, write_health: Callable[[], None] | None = None
+    ) -> None:
         self._leases = leases
+        self._pulse = pulse
+        self._write_health = write_health
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._renews_at = 0.0
@@ -44,6 +50,8 @@ class Keeper:
                 self._turn()
             except (RedisError, OSError) as error:
                 log.warning("housekeeping waits for Redis: %s", error)
+            if self._write_health is not None:
+                self._write_health()
 
     def _turn(self) -> None:
         self._leases.retry()
@@ -52,6 +60,7 @@ class Keeper:
         if monotonic() >= self._sweeps_at:
             self._sweeps_at = monotonic() + SWEEP_SECONDS
             self._sweep()
+            self._pulse.broker_answered()
 
     def _renew(self) -> None:
         began = monotonic()

@@ -141,6 +141,7 @@ class Leases:
         if self._sweeps_from is None:
             self._sweeps_from = monotonic() + max(0.0, self.lease_seconds - self._uptime())
         if monotonic() < self._sweeps_from:
+            self._redis.ping()  # a sweep says whether Redis answers, in any case
             return Swept(0, ())
         try:
             num_back, *aside = self._run(

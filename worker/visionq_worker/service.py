@@ -21,6 +21,7 @@ from visionq.settings import Settings
 from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
 from visionq_worker.gate import StoreGate
+from visionq_worker.health import Pulse, write_health
 from visionq_worker.images import ImageLimits, silence_pillow
 from visionq_worker.keeper import Keeper
 from visionq_worker.leases import Leases
@@ -54,6 +55,7 @@ class Service:
         self.leases = _leases(settings, self._owner)
         self.waker = _waker(settings)
         self.store_gate = StoreGate()
+        self.pulse = Pulse()
         self._is_stopping = False
         self._closing = ExitStack()
         self._executor: Executor | None = None
@@ -72,6 +74,25 @@ class Service:
     def may_claim(self) -> bool:
         """Whether more tasks may be taken out of the queue now."""
         return self._executor is not None and self.store_gate.is_open and not self._is_stopping
+
+    def _health_writer(self) -> Callable[[], None] | None:
+        file, full = self.settings.worker.health_file, self.settings.worker.concurrency
+        if file is None:
+            return None
+
+        def write() -> None:
+            num_in_hand = len(self.leases.held)
+            health = self.pulse.health(
+                num_in_hand=num_in_hand,
+                may_claim=self.may_claim(),
+                is_full=num_in_hand >= full,
+            )
+            try:
+                write_health(file, health)
+            except OSError as error:
+                log.warning("the health file cannot be written: %s", error)
+
+        return write
 
     def stop(self) -> int:
         """Claim no more. Returns how many messages are in hand."""
@@ -132,7 +153,7 @@ class Service:
             timeout_seconds=broker.timeout_seconds,
         )
         undo.callback(publisher.close)
-        keeper = Keeper(self.leases)
+        keeper = Keeper(self.leases, self.pulse, self._health_writer())
         reconciler = Reconciler(
             records=records,
             publisher=publisher,
@@ -141,6 +162,9 @@ class Service:
             store_gate=self.store_gate,
             retry_seconds=self.settings.worker.retry_seconds,
         )
+        # The event loop has not begun yet, and has as long for it as between two of its turns.
+        self.pulse.loop_turned()
+        self.pulse.claim_sent()
         for part in (keeper, reconciler):
             part.start()
             undo.callback(part.stop)

@@ -23,6 +23,7 @@ from redis.exceptions import NoScriptError
 
 from visionq.contract import Lane
 from visionq.names import TASK_NAME
+from visionq_worker.health import Pulse
 from visionq_worker.leases import Leases
 from visionq_worker.waker import Waker
 
@@ -64,7 +65,7 @@ class QoS(kombu_redis.QoS):
 
 
 class Channel(kombu_redis.Channel):
-    """One channel to the queues. `leases`, `waker` and `gate` are transport options.
+    """One channel to the queues. `leases`, `waker`, `gate` and `pulse` are transport options.
 
     `gate`: says whether messages may be claimed now.
     """
@@ -74,7 +75,7 @@ class Channel(kombu_redis.Channel):
     leases: Leases
     waker: Waker
     gate: Any
-    last_claim_at = 0.0
+    pulse: Pulse
     _sleeps_until = 0.0
     _commands: Any = None
     from_transport_options = (
@@ -82,6 +83,7 @@ class Channel(kombu_redis.Channel):
         "leases",
         "waker",
         "gate",
+        "pulse",
     )
 
     def wake(self) -> None:
@@ -111,6 +113,7 @@ class Channel(kombu_redis.Channel):
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         self.client.connection.send_command(*self.leases.claim_command(keys))
+        self.pulse.claim_sent()
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the answer to the claim; True when a message was taken from a queue."""
@@ -224,7 +227,9 @@ class Transport(kombu_redis.Transport):
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         super().register_with_event_loop(connection, loop)
-        waker = connection.client.transport_options["waker"]
+        options = connection.client.transport_options
+        waker: Waker = options["waker"]
+        pulse: Pulse = options["pulse"]
 
         def wake() -> None:
             waker.clear()
@@ -233,11 +238,7 @@ class Transport(kombu_redis.Transport):
 
         loop.add_reader(waker.fileno(), wake)
         # The loop's next turn looks at the queues; without an event there might be none.
-        loop.call_repeatedly(IDLE_SECONDS, _turn)
-
-
-def _turn() -> None:
-    """Nothing: the loop has turned."""
+        loop.call_repeatedly(IDLE_SECONDS, pulse.loop_turned)
 
 
 PRIVATE_NAMES = (
