@@ -118,7 +118,10 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the answer is generated. None means: as the kind says."""
+    """How the answer is generated. None means: as the kind says.
+
+    `reuse`: the answer of a task that asked the same may be this one's, at temperature 0.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_UNKNOWN
 
@@ -128,6 +131,7 @@ class Options:
     seed: int | None = None
     num_crops: int | None = None
     schema: dict[str, Any] | None = None
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         _require_int("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
@@ -136,6 +140,7 @@ class Options:
         _require_number("temperature", self.temperature, 0.0, 2.0)
         _require_number("top_p", self.top_p, 0.0, 1.0)
         _require(self.top_p > 0, "top_p must be above 0")
+        _require(isinstance(self.reuse, bool), "reuse must be true or false")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +239,7 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     worker: str | None = None
     attempt: int | None = None
+    reused_from: str | None = None  # id of the task whose answer this is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

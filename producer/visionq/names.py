@@ -41,6 +41,10 @@ class Names:
         """The sorted set of tasks that have not ended, by when to look at them next."""
         return f"{self.namespace}:open"
 
+    def known(self, work_key: str) -> str:
+        """Holds the id of the task that was last answered for this work."""
+        return f"{self.namespace}:known:{work_key}"
+
     def unacked(self) -> str:
         """The hash of messages that a worker has taken and not settled, by claim."""
         return f"{self.namespace}:unacked"

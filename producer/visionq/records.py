@@ -492,6 +492,17 @@ class Records:
         found = json.loads(self._run(self._due, keys, args))
         return [Due(task_id, verdict, json.loads(task)) for task_id, verdict, task in found]
 
+    def remember(self, work_key: str, task_id: str) -> None:
+        """This task's result answers whoever asks the same, for as long as its record is kept."""
+        with mapped_errors():
+            self._redis.set(self._names.known(work_key), task_id, ex=int(self._ttl))
+
+    def recall(self, work_key: str) -> str | None:
+        """The id of a task that has been answered for this work."""
+        with mapped_errors():
+            found = self._redis.get(self._names.known(work_key))
+        return None if found is None else str(found)
+
     def paid(self, task_id: str) -> None:
         """The result object that the task owed is stored."""
         self._run(self._paid, self._own_keys(task_id), [task_id])

@@ -110,6 +110,7 @@ class WorkerSettings(_Section):
     bulk_share: float = Field(default=0.1, ge=0, le=1)
     progress_seconds: Seconds = 0.5
     retry_seconds: Seconds = 5.0
+    reuse: bool = True
     grace_seconds: Seconds = 25.0
     health_file: Path | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

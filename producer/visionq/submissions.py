@@ -32,6 +32,7 @@ class SubmitOptions(TypedDict, total=False):
     seed: int | None
     num_crops: int | None
     schema: dict[str, Any] | None
+    reuse: bool
     lane: Lane | str
     expires_in_seconds: float | None
     tenant: str

@@ -35,7 +35,15 @@ TASK_FIELDS = [
     "notify",
     "version",
 ]
-OPTION_FIELDS = ["max_new_tokens", "temperature", "top_p", "seed", "num_crops", "schema"]
+OPTION_FIELDS = [
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "num_crops",
+    "schema",
+    "reuse",
+]
 
 
 def golden_task(name: str) -> dict[str, Any]:

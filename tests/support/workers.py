@@ -28,6 +28,8 @@ def environment(urls: LocalUrls, namespace: str, **more: str) -> dict[str, str]:
         "VISIONQ_MODEL__DEVICE": "cpu",
         "VISIONQ_WORKER__PROGRESS_SECONDS": "0.1",
         "VISIONQ_WORKER__RETRY_SECONDS": "0.2",
+        # Tests ask the same again and again, and look at what the engine makes of it.
+        "VISIONQ_WORKER__REUSE": "false",
         **more,
     }
 

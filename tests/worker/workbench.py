@@ -82,7 +82,9 @@ class Workbench:
         return data
 
 
-def workbench(engine: ScriptedEngine, records: Records, store: ObjectStore) -> Workbench:
+def workbench(
+    engine: ScriptedEngine, records: Records, store: ObjectStore, *, reuses: bool = False
+) -> Workbench:
     if not store.exists(DOT_KEY):
         store.put(DOT_KEY, DOT)
     gate = StoreGate()
@@ -100,6 +102,7 @@ def workbench(engine: ScriptedEngine, records: Records, store: ObjectStore) -> W
         max_preparing=2,
         max_attempts=5,
         store_gate=gate,
+        reuses=reuses,
     )
     return Workbench(engine, records, store, executor, gate)
 

@@ -7,10 +7,13 @@ The order at the end is the promise: first the result object, then the record, a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from threading import BoundedSemaphore
 from time import monotonic, perf_counter, sleep
+from typing import NoReturn
 
 from visionq.contract import (
     Failure,
@@ -39,7 +42,8 @@ from visionq_worker.images import ImageLimits, decode
 from visionq_worker.kinds import render
 from visionq_worker.model.errors import ImageShapeError, InputError
 from visionq_worker.outputs import parse
-from visionq_worker.results import Maker, Run, answer, failure
+from visionq_worker.results import Maker, Run, answer, failure, reused
+from visionq_worker.sharing import Flight, Flights, work_key
 from visionq_worker.sources import Sources
 from visionq_worker.verdict import judge
 
@@ -76,10 +80,12 @@ class Executor:
         max_preparing: int,
         max_attempts: int,
         store_gate: StoreGate,
+        reuses: bool = True,
     ) -> None:
         """`max_preparing`: how many tasks may decode and resize images at the same time.
 
         `max_attempts`: attempts that break a worker's device before a task is put aside.
+        `reuses`: identical tasks share one generation, unless they say otherwise.
         """
         self._engine = engine
         self._records = records
@@ -94,6 +100,8 @@ class Executor:
         self._preparing = BoundedSemaphore(max_preparing)
         self._max_attempts = max_attempts
         self._store_gate = store_gate
+        self._reuses = reuses
+        self._flights = Flights()
 
     def execute(self, task: Task) -> Result | State:
         """Answer the task and commit the result; its state when another attempt's word counts.
@@ -107,11 +115,7 @@ class Executor:
         try:
             if left := self._left_by_another(run):
                 return left if self._report(run, left) else self._give_way(run)
-            self._check(run)
-            self._fetch(run)
-            self._prepare(run)
-            self._generate(run)
-            result = self._parse(run)
+            result = self._answer(run)
         except _TakenOver:
             return self._give_way(run)
         except Postponed:
@@ -162,6 +166,32 @@ class Executor:
         except BrokerUnavailable as error:
             raise Postponed(str(error)) from error
 
+    def _answer(self, run: Run) -> Result:
+        self._check(run)
+        self._fetch(run)
+        assert run.kind is not None
+        run.prompt = render(run.task, run.kind)
+        key = work_key(run, self._engine.info) if self._reuses else None
+        if known := self._known(run, key):
+            return known
+        self._generate(run, key)
+        result = self._parse(run)
+        run.work_key = key
+        return result
+
+    def _known(self, run: Run, key: str | None) -> Result | None:
+        """The answer of an earlier task that asked the same, as this one's."""
+        if key is None:
+            return None
+        try:
+            task_id = self._records.recall(key)
+            earlier = read_result(self._store.get(result_key(task_id))) if task_id else None
+        except (BrokerUnavailable, StorageError, InvalidTask):
+            return None  # nothing is lost but time
+        if earlier is None or earlier.state is not State.SUCCESS:
+            return None
+        return reused(run, self._maker, earlier)
+
     def _left_by_another(self, run: Run) -> Result | None:
         """The result of an attempt that stored it and died before it was reported."""
         if run.attempt.number == 1:
@@ -195,21 +225,34 @@ class Executor:
         run.sources = tuple(self._sources.fetch(image) for image in run.task.images)
         run.seconds["fetch"] = perf_counter() - began
 
+    def _generate(self, run: Run, key: str | None) -> None:
+        """Alone, or on the request of another task that asks the same at this moment."""
+        while run.completion is None:
+            flight, is_first = self._flights.board(key)
+            try:
+                if is_first:
+                    self._prepare(run)
+                    assert run.inputs is not None
+                    flight.take_off(run.inputs, self._submit(run, has_deadline=key is None))
+                if flight.has_taken_off():
+                    self._ride(run, key, flight)
+            finally:
+                self._flights.leave(key, flight)
+
     def _prepare(self, run: Run) -> None:
-        assert run.kind is not None
+        assert run.prompt is not None
         began = perf_counter()
-        prompt = run.prompt = render(run.task, run.kind)
         try:
             with self._preparing:
                 images = [decode(source.content, self._limits) for source in run.sources]
-                run.inputs = self._engine.encode(prompt.text, images, prompt.num_crops)
+                run.inputs = self._engine.encode(run.prompt.text, images, run.prompt.num_crops)
         except ImageShapeError as error:
             raise TaskError(FailureCode.IMAGE_SHAPE, str(error)) from error
         except InputError as error:
             raise TaskError(FailureCode.PROMPT_TAGS, str(error)) from error
         run.seconds["prepare"] = perf_counter() - began
 
-    def _generate(self, run: Run) -> None:
+    def _submit(self, run: Run, *, has_deadline: bool) -> Handle:
         assert run.inputs is not None
         options = run.task.options
         request = Request(
@@ -218,12 +261,30 @@ class Executor:
             temperature=options.temperature,
             top_p=options.top_p,
             seed=options.seed,
-            deadline=run.deadline(),
+            # Riders may have different ones, and each looks at its own.
+            deadline=run.deadline() if has_deadline else None,
         )
+        with self._engine_errors(run):
+            return self._engine.submit(request)
+
+    def _ride(self, run: Run, key: str | None, flight: Flight) -> None:
+        """Wait for the completion. None is left when the others, and not this one, gave it up."""
+        assert flight.handle is not None
+        run.inputs = flight.inputs
+        is_ours_to_end = self._attend(run, key, flight)
+        with self._engine_errors(run):
+            completion = flight.handle.result()
+        if completion.finish_reason == "cancelled" and not is_ours_to_end:
+            return
+        if completion.finish_reason == "cancelled" and run.is_overdue():
+            completion = replace(completion, finish_reason="expired")
+        run.completion = completion
+
+    @contextmanager
+    def _engine_errors(self, run: Run) -> Iterator[None]:
+        """The engine's errors as the task's."""
         try:
-            handle = self._engine.submit(request)
-            self._attend(run, handle)
-            run.completion = handle.result()
+            yield
         except RequestTooLong as error:
             raise TaskError(FailureCode.PROMPT_TOO_LONG, str(error)) from error
         except (EngineBroken, EngineClosed) as error:
@@ -251,19 +312,41 @@ class Executor:
             raise TaskError(FailureCode.PROMPT_TOO_LONG, message)
         return min(wanted, left)
 
-    def _attend(self, run: Run, handle: Handle) -> None:
-        """Wait for the engine; meanwhile report tokens, and pass on a cancel or the deadline.
+    def _attend(self, run: Run, key: str | None, flight: Flight) -> bool:
+        """Wait for the engine; meanwhile report tokens, and look for a cancel or the deadline.
 
-        Raises `_TakenOver`, once the engine has let go.
+        Whether this task has ended the request before its time. Raises `_TakenOver`, once the
+        engine has let go, and `TaskError` for a task that leaves the request to the others.
         """
+        handle = flight.handle
+        assert handle is not None
         answer = "run"
-        while not handle.wait(self._progress_seconds):
-            if answer != "lost":
+        while not handle.wait(self._until_next_look(run)):
+            if answer in ("run", "cancel"):
                 answer = self._tell_progress(run, handle.num_tokens)
-            if answer != "run":
-                handle.cancel()
+            if answer == "run" and run.is_overdue():
+                answer = "expire"
+            if answer == "run":
+                continue
+            if not self._flights.is_alone(key, flight):
+                self._get_off(answer, handle.num_tokens)
+            handle.cancel()
         if answer == "lost":
             raise _TakenOver
+        return answer != "run"
+
+    def _until_next_look(self, run: Run) -> float:
+        deadline = run.deadline()
+        if deadline is None:
+            return self._progress_seconds
+        return min(self._progress_seconds, max(0.001, deadline - monotonic()))
+
+    def _get_off(self, answer: str, num_tokens: int) -> NoReturn:
+        """The others go on; for this task it is over."""
+        if answer == "lost":
+            raise _TakenOver
+        code = FailureCode.REVOKED if answer == "cancel" else FailureCode.EXPIRED
+        raise TaskError(code, f"ended after {num_tokens} tokens")
 
     def _tell_progress(self, run: Run, num_tokens: int) -> str:
         fence = run.attempt.fence
@@ -297,8 +380,17 @@ class Executor:
         run.seconds["store"] = perf_counter() - began
         is_reported = self._report(run, result)
         if is_reported:
+            self._remember(run)
             _log_finished(run, result)
         return is_reported
+
+    def _remember(self, run: Run) -> None:
+        if run.work_key is None:
+            return
+        try:
+            self._records.remember(run.work_key, run.task.id)
+        except BrokerUnavailable:
+            log.info("task %s cannot be reused: Redis did not answer", run.task.id)
 
     def _is_lost(self, run: Run) -> bool:
         """Whether another attempt owns the task: its object must not be overwritten by ours.

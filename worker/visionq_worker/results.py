@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ class Run:
     sources: tuple[Source, ...] = ()
     inputs: ModelInputs | None = None
     completion: Completion | None = None
+    work_key: str | None = None  # what later tasks that ask the same may find this one by
     seconds: dict[str, float] = field(default_factory=dict)
 
     def now(self) -> float:
@@ -84,6 +85,22 @@ def answer(run: Run, maker: Maker, *, text: str, value: Any, verdict: Verdict) -
         verdict=verdict,
         finish_reason=run.completion.finish_reason,
     )
+
+
+def reused(run: Run, maker: Maker, earlier: Result) -> Result:
+    """The answer of an earlier task as this run's result; what it took is the earlier one's."""
+    made = _result(
+        run,
+        maker,
+        State.SUCCESS,
+        text=earlier.text,
+        value=earlier.value,
+        verdict=earlier.verdict,
+        finish_reason=earlier.finish_reason,
+    )
+    first = earlier.provenance.reused_from or earlier.task_id
+    provenance = replace(made.provenance, reused_from=first, seed=earlier.provenance.seed)
+    return replace(made, usage=earlier.usage, provenance=provenance)
 
 
 def failure(run: Run, maker: Maker, error: TaskError) -> Result:

@@ -139,6 +139,7 @@ class Service:
             max_preparing=settings.worker.preparing or os.cpu_count() or 1,
             max_attempts=settings.broker.max_attempts,
             store_gate=self.store_gate,
+            reuses=settings.worker.reuse,
         )
         self._start_housekeeping(undo, executor, records, store)
         return executor
