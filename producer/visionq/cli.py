@@ -1,7 +1,8 @@
 """`visionq`: submit tasks and look at them from a shell; run everything on one machine.
 
-Exit codes: 0 done, 1 the task has no answer (failed, revoked, expired), 2 wrong usage, settings
-or task, 3 the time to wait is up, 4 no such task, 5 Redis or the object store cannot be reached.
+Exit codes: 0 done, 1 the task has no answer (failed, revoked, expired) or is not to be replayed,
+2 wrong usage, settings or task, 3 the time to wait is up, 4 no such task or dead letter, 5 Redis or
+the object store cannot be reached.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -21,6 +23,7 @@ import click
 
 from visionq.client import Client, TaskHandle
 from visionq.contract import Result, State, Status
+from visionq.dead import DeadLetter, DeadLetters, Outcome, Where
 from visionq.errors import (
     BrokerUnavailable,
     InvalidTask,
@@ -33,13 +36,15 @@ from visionq.errors import (
     WaitTimeout,
 )
 from visionq.progress import ProgressLine, describe, follow
-from visionq.settings import FILE_VARIABLE, load_settings
+from visionq.settings import FILE_VARIABLE, Settings, load_settings
 
 EXIT_NO_ANSWER = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 3
 EXIT_UNKNOWN = 4
 EXIT_UNREACHABLE = 5
+
+SECONDS_PER_DAY = 24 * 3600
 
 _EXIT_CODES: tuple[tuple[type[VisionqError], int], ...] = (
     (TaskUnknown, EXIT_UNKNOWN),
@@ -67,8 +72,14 @@ class Session:
         self._is_local_wanted = state_folder is not None
 
     def client(self) -> Client:
+        return Client.from_settings(self._settings())
+
+    def dead_letters(self) -> DeadLetters:
+        return DeadLetters.from_settings(self._settings())
+
+    def _settings(self) -> Settings:
         """For the servers of `visionq up` when they run and nothing else was named."""
-        return Client.from_settings(load_settings(self.file, **self._local_flags()))
+        return load_settings(self.file, **self._local_flags())
 
     def _local_flags(self) -> dict[str, dict[str, str]]:
         from visionq.local import read_urls
@@ -110,6 +121,7 @@ def _explained(error: VisionqError) -> dict[str, Any]:
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_reason_option = click.option("--reason", help="Those whose reason contains this text.")
 _timeout_option = click.option(
     "--timeout", type=click.FloatRange(min=0), help="Seconds to wait; default: for ever."
 )
@@ -133,8 +145,8 @@ def main(context: click.Context, file: Path | None, state_folder: Path | None) -
     """Image questions through a queue, answered by a vision-language model.
 
     Commands talk to what the settings name, or to a running `visionq up`. Exit codes: 0 done,
-    1 no answer (failed, revoked, expired), 2 wrong usage, settings or task, 3 time is up,
-    4 no such task, 5 Redis or the object store cannot be reached.
+    1 no answer (failed, revoked, expired) or no replay, 2 wrong usage, settings or task, 3 time is
+    up, 4 no such task or dead letter, 5 Redis or the object store cannot be reached.
     """
     context.obj = Session(file, state_folder)
 
@@ -286,6 +298,124 @@ def list_tasks(session: Session, limit: int, as_json: bool) -> None:
     with session.client() as client:
         for one in client.recent(limit):
             _print_status(one, as_json=as_json)
+
+
+@main.group()
+def dead() -> None:
+    """Messages that nobody could read, and tasks with which too many workers were lost."""
+
+
+@dead.command("ls")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@_reason_option
+@_json_option
+@click.pass_obj
+@_reported
+def list_dead(session: Session, limit: int, reason: str | None, as_json: bool) -> None:
+    """List dead letters, newest first: id, queue, when and why."""
+    with session.dead_letters() as letters:
+        found = letters.list(limit, where=Where(reason=reason))
+    for letter in found:
+        if as_json:
+            _print_json(asdict(letter))
+        else:
+            click.echo(_described(letter))
+
+
+@dead.command("show")
+@click.argument("letter_id")
+@_json_option
+@click.pass_obj
+@_reported
+def show_dead(session: Session, letter_id: str, as_json: bool) -> None:
+    """Print a dead letter's message, and what its task's record says."""
+    with session.dead_letters() as letters:
+        opened = letters.show(letter_id)
+    if as_json:
+        more = {"state": str(opened.state), "task": opened.task, "text": opened.text}
+        _print_json(asdict(opened.letter) | more)
+        return
+    click.echo(_described(opened.letter))
+    click.echo(f"{opened.letter.size} bytes; the task is {opened.state}")
+    click.echo(_printable(opened.text))
+
+
+@dead.command("replay")
+@click.argument("letter_ids", nargs=-1)
+@_reason_option
+@click.option("--all", "is_all", is_flag=True, help="All dead letters.")
+@_json_option
+@click.pass_obj
+@_reported
+def replay_dead(
+    session: Session, letter_ids: tuple[str, ...], reason: str | None, is_all: bool, as_json: bool
+) -> None:
+    """Put dead letters back into their queues; a task's is a new attempt under the same id."""
+    which = _which(letter_ids, Where(reason=reason), is_all=is_all)
+    with session.dead_letters() as letters:
+        replayed = letters.replay(which)
+    for one in replayed:
+        if as_json:
+            _print_json(asdict(one) | {"message": one.message})
+        else:
+            click.echo(f"{one.id} {one.outcome}: {one.message}")
+    if any(one.outcome is Outcome.UNKNOWN for one in replayed):
+        sys.exit(EXIT_UNKNOWN)
+    if any(one.is_refused for one in replayed):
+        sys.exit(EXIT_NO_ANSWER)
+
+
+@dead.command("purge")
+@click.argument("letter_ids", nargs=-1)
+@_reason_option
+@click.option("--older-than", "days", type=click.FloatRange(min=0), help="Days, at the least.")
+@click.option("--all", "is_all", is_flag=True, help="All dead letters.")
+@click.option("--yes", "is_sure", is_flag=True, help="Needed for letters that are not named.")
+@_json_option
+@click.pass_obj
+@_reported
+def purge_dead(
+    session: Session,
+    letter_ids: tuple[str, ...],
+    reason: str | None,
+    days: float | None,
+    is_all: bool,
+    is_sure: bool,
+    as_json: bool,
+) -> None:
+    """Throw dead letters away for good; their tasks' records and results stay."""
+    seconds = None if days is None else days * SECONDS_PER_DAY
+    which = _which(letter_ids, Where(reason=reason, older_than_seconds=seconds), is_all=is_all)
+    if not letter_ids and not is_sure:
+        raise click.UsageError("letters that are not named are purged with --yes only")
+    with session.dead_letters() as letters:
+        purged = dict.fromkeys(letters.purge(which))
+    for letter_id in letter_ids or purged:
+        outcome = "purged" if letter_id in purged else "unknown"
+        if as_json:
+            _print_json({"id": letter_id, "outcome": outcome})
+        else:
+            click.echo(f"{letter_id} {outcome}")
+    if not purged.keys() >= set(letter_ids):
+        sys.exit(EXIT_UNKNOWN)
+
+
+def _which(letter_ids: Sequence[str], where: Where, *, is_all: bool) -> Sequence[str] | Where:
+    """The letters meant. An empty `--reason`, which all letters have, is not taken for all."""
+    is_narrowed = bool(where.reason) or where.older_than_seconds is not None
+    if sum((bool(letter_ids), is_narrowed, is_all)) != 1:
+        raise click.UsageError("which dead letters: ids, or a filter, or --all?")
+    return letter_ids or where
+
+
+def _described(letter: DeadLetter) -> str:
+    when = datetime.fromtimestamp(letter.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _printable(f"{letter.id:<36} {letter.queue} {when} {letter.reason}")
+
+
+def _printable(text: str) -> str:
+    """Anybody may have written it: what a terminal would take for a command is replaced."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def _awaited(handle: TaskHandle, timeout: float | None) -> Result:

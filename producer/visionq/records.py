@@ -5,7 +5,8 @@ A record's fields, short because a record waits in memory with its message:
 
     state      one of `State`            at, t0, t1  submitted, started, finished (server clock)
     task       the Task, compact JSON    seq         number within its lane, for the position
-    attempt    starts so far             fence       rises with every start; writes need the latest
+    attempt    starts so far             fence       rises with every start and replay; writes need
+                                                     the latest
     owner      who runs it               cancel      "1" once somebody asked for it
     tokens     generated so far          max         the most that may be generated
     code, message, retryable             of a failure
@@ -17,8 +18,9 @@ A record's fields, short because a record waits in memory with its message:
     owes       "1" while a state that is final lacks its result object
     counted    its tenant, while it counts among those that wait in its lane
 
-A state that is final never changes. Every key has a TTL. Tasks that have not ended, or owe an
-object, stand in the set `open` by the time when a worker's reconciler should look at them.
+A state that is final never changes, but for the replay of a dead letter (`dead`). Every key has a
+TTL. Tasks that have not ended, or owe an object, stand in the set `open` by the time when a
+worker's reconciler should look at them.
 """
 
 from __future__ import annotations
@@ -177,8 +179,8 @@ return 1
 """
 )
 
-# KEYS record, open; ARGV fence, ttl, channel, id, code, message, first pause, longest pause,
-# strikes at which it is put aside (0: this is none). Returns 1, or 0 when refused.
+# KEYS record, open; ARGV fence, ttl, channel, id, code, message, first pause, longest pause.
+# Returns 1, or 0 when refused.
 POSTPONE = (
     _NOW
     + _IS_FINAL
@@ -190,11 +192,6 @@ local retries = redis.call('HINCRBY', KEYS[1], 'retries', 1)
 local due = now + math.min(ARGV[7] * 2 ^ (retries - 1), ARGV[8])
 redis.call('HSET', KEYS[1], 'state', 'RETRY', 'due', due,
   'code', ARGV[5], 'message', ARGV[6], 'retryable', '1')
-local most = tonumber(ARGV[9])
-if most > 0 and redis.call('HINCRBY', KEYS[1], 'strikes', 1) >= most then
-  redis.call('HSET', KEYS[1], 'dead', most .. ' workers broke down while they had it')
-  due = now
-end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 look(KEYS[2], due, ARGV[4], ARGV[2])
 redis.call('PUBLISH', ARGV[3], 'RETRY')
@@ -270,12 +267,12 @@ local function judge(id)
   local r = redis.call('HMGET', record, unpack(names))
   local state, task, claim, due, dead, owes, seq = unpack(r)
   local later = now + ARGV[3]
-  if not state then return nil, nil end
+  if not state and not dead then return nil, nil end
   if is_final(state) then
     if owes then return {id, 'write', task}, later end
     return nil, nil
   end
-  if dead then return {id, 'bury', task}, later end
+  if dead then return {id, 'bury', task or '{}'}, later end
   if claim and redis.call('ZSCORE', KEYS[2], claim) then return nil, later end
   local parsed = cjson.decode(task)
   local lane = lanes[parsed.lane or 'interactive']
@@ -471,16 +468,14 @@ class Records:
         fence: int,
         first_seconds: float,
         longest_seconds: float,
-        max_strikes: int = 0,
     ) -> bool:
         """End this attempt; the task is started anew after a pause, which doubles each time.
 
-        `max_strikes`: the attempt's end is held against the task, and at so many it is put aside.
         False when the fence is stale or the state final.
         """
         args = [str(fence), self._ttl, self._names.events(task_id), task_id]
         args += [reason.code, reason.message]
-        args += [str(first_seconds), str(longest_seconds), str(max_strikes)]
+        args += [str(first_seconds), str(longest_seconds)]
         return bool(self._run(self._postpone, self._own_keys(task_id), args))
 
     def due(self, limit: int) -> list[Due]:
@@ -502,6 +497,11 @@ class Records:
         with mapped_errors():
             found = self._redis.get(self._names.known(work_key))
         return None if found is None else str(found)
+
+    def is_dead(self, task_id: str) -> bool:
+        """Whether the task was put aside, and not replayed since."""
+        with mapped_errors():
+            return bool(self._redis.hexists(self._names.record(task_id), "dead"))
 
     def paid(self, task_id: str) -> None:
         """The result object that the task owed is stored."""

@@ -43,6 +43,6 @@ def test_tasks_of_a_hanging_device_go_back_and_the_next_worker_answers_them(
         assert status.state is State.RETRY
         assert status.failure is not None
         assert status.failure.code == "model_error"
-    wait_until(lambda: raw.zcard(f"{namespace}:open") == 3)
+    wait_until(lambda: raw.llen(f"{namespace}.interactive") == 3)
     with running_worker(env, tmp_path / "log"):
         assert [task.wait(timeout=SECONDS).state for task in tasks] == [State.SUCCESS] * 3

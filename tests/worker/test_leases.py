@@ -263,6 +263,19 @@ def test_giving_back_is_not_held_against_a_task(desk: Desk) -> None:
     assert "strikes" not in desk.record(task_id)
 
 
+def test_task_is_put_aside_when_too_many_workers_broke_down_with_it(desk: Desk) -> None:
+    task_id = str(uuid.uuid4())
+    desk.push(message(task_id))
+    for _ in range(MAX_ATTEMPTS):
+        text, claim = desk.must_claim()
+        desk.leases.strike(claim, "a step took too long")
+    assert desk.queued() == []
+    assert desk.is_clean()
+    reason = "3 workers broke down while they had it, the last because: a step took too long"
+    assert desk.record(task_id)["dead"] == reason
+    assert desk.raw.hget(desk.names.dead_messages(), task_id) == text
+
+
 def test_ended_task_is_not_put_aside(desk: Desk) -> None:
     task_id = str(uuid.uuid4())
     desk.raw.hset(desk.names.record(task_id), mapping={"state": "SUCCESS"})
@@ -315,7 +328,7 @@ def test_newest_dead_messages_are_kept(
     leases = make_leases()
     for number in range(4):
         desk.push(f"bad {number}")
-        assert desk.claim(leases) is None
+    assert desk.claim(leases) is None
     kept = desk.raw.hvals(desk.names.dead_messages())
     assert sorted(kept) == ["bad 2", "bad 3"]
     assert desk.raw.zcard(desk.names.dead_index()) == desk.raw.hlen(desk.names.dead()) == 2

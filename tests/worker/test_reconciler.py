@@ -16,11 +16,11 @@ import redis
 from tests.support.scripted import ScriptedEngine
 from tests.worker.workbench import Workbench, workbench
 from visionq.broker import Publisher
-from visionq.contract import Failure, Lane, State, Task
+from visionq.contract import Failure, Lane, State, Task, dump
 from visionq.local import LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import Records
+from visionq.records import Due, Records
 from visionq_worker.reconciler import Reconciler
 
 
@@ -162,19 +162,6 @@ def test_pauses_double_up_to_the_longest(office: Office) -> None:
     assert pauses == pytest.approx([100, 200, 300, 300], abs=5)
 
 
-def test_postponing_too_often_by_broken_workers_ends_the_task(office: Office) -> None:
-    task = office.task()
-    reason = Failure(code="model_error", message="waiting", retryable=True)
-    for _ in range(2):
-        fence = office.start(task)
-        office.bench.records.postpone(
-            task.id, reason, fence=fence, first_seconds=100, longest_seconds=300, max_strikes=2
-        )
-    office.look()
-    assert office.bench.state(task) is State.FAILURE
-    assert office.queued() == []
-
-
 def test_task_that_was_put_aside_fails_with_a_result(office: Office) -> None:
     task = office.task()
     office.start(task)
@@ -188,6 +175,21 @@ def test_task_that_was_put_aside_fails_with_a_result(office: Office) -> None:
     assert status.state is State.FAILURE
     assert status.failure == stored.failure
     assert not office.is_looked_at(task)
+
+
+def test_task_that_was_put_aside_before_it_was_ever_started_fails_too(office: Office) -> None:
+    task = office.bench.task(is_submitted=False)
+    office.raw.hset(office.names.record(task.id), "dead", "5 workers were lost")
+    office.raw.zadd(office.names.open(), {task.id: 1})
+    office.look()
+    assert office.bench.state(task) is State.FAILURE
+    assert office.bench.stored(task) is not None
+
+
+def test_task_that_was_replayed_meanwhile_is_not_ended(office: Office) -> None:
+    task = office.task()
+    office.reconciler._settle(Due(task.id, "bury", dump(task)))
+    assert office.bench.state(task) is State.PENDING
 
 
 def test_task_that_waits_past_its_deadline_expires_with_a_result(office: Office) -> None:

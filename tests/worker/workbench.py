@@ -100,7 +100,6 @@ def workbench(
         progress_seconds=0.02,
         retry_seconds=0.05,
         max_preparing=2,
-        max_attempts=5,
         store_gate=gate,
         reuses=reuses,
     )

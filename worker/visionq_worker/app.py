@@ -178,7 +178,9 @@ def run(self: Task, *args: Any, **kwargs: Any) -> dict[str, Any]:
     try:
         result = _execute(service, task_id, data)
     except Postponed as error:
-        if error.is_noted:
+        if error.is_strike:
+            service.leases.strike(self.request.properties["delivery_tag"], str(error))
+        if error.is_noted or error.is_strike:
             raise Ignore from error
         sleep(service.settings.worker.retry_seconds)
         raise Reject(str(error), requeue=True) from error

@@ -29,11 +29,13 @@ class Postponed(Exception):
     """Something the task needs is out of order for now: the object store, the worker's device.
 
     `is_noted`: the record says when the task is started anew, and its message is done with.
+    `is_strike`: the worker broke down, perhaps over this very task.
     """
 
-    def __init__(self, message: str, *, is_noted: bool = False) -> None:
+    def __init__(self, message: str, *, is_noted: bool = False, is_strike: bool = False) -> None:
         super().__init__(message)
         self.is_noted = is_noted
+        self.is_strike = is_strike
 
 
 class StartError(Exception):

@@ -78,13 +78,11 @@ class Executor:
         progress_seconds: float,
         retry_seconds: float,
         max_preparing: int,
-        max_attempts: int,
         store_gate: StoreGate,
         reuses: bool = True,
     ) -> None:
         """`max_preparing`: how many tasks may decode and resize images at the same time.
 
-        `max_attempts`: attempts that break a worker's device before a task is put aside.
         `reuses`: identical tasks share one generation, unless they say otherwise.
         """
         self._engine = engine
@@ -98,7 +96,6 @@ class Executor:
         self._retry_seconds = retry_seconds
         # Pixels of decoded images are what takes memory, and more threads than cores gain nothing.
         self._preparing = BoundedSemaphore(max_preparing)
-        self._max_attempts = max_attempts
         self._store_gate = store_gate
         self._reuses = reuses
         self._flights = Flights()
@@ -287,11 +284,11 @@ class Executor:
             yield
         except RequestTooLong as error:
             raise TaskError(FailureCode.PROMPT_TOO_LONG, str(error)) from error
-        except (EngineBroken, EngineClosed) as error:
-            code, message = FailureCode.MODEL_ERROR, "waiting for a worker whose device works"
-            # An engine that is closed was told to; one that broke may have broken on this task.
-            strikes = self._max_attempts if isinstance(error, EngineBroken) else 0
-            raise self._postponed(run, error, code, message, max_strikes=strikes) from error
+        except EngineClosed as error:
+            code, message = FailureCode.MODEL_ERROR, "waiting for another worker"
+            raise self._postponed(run, error, code, message) from error
+        except EngineBroken as error:
+            raise self._struck(run, error) from error
         except EngineError as error:
             raise TaskError(
                 FailureCode.MODEL_ERROR, str(error), retryable=error.is_transient
@@ -456,9 +453,7 @@ class Executor:
         code, message = FailureCode.STORAGE_UNAVAILABLE, "waiting for the object store"
         return self._postponed(run, error, code, message)
 
-    def _postponed(
-        self, run: Run, error: Exception, code: FailureCode, message: str, *, max_strikes: int = 0
-    ) -> Postponed:
+    def _postponed(self, run: Run, error: Exception, code: FailureCode, message: str) -> Postponed:
         log.warning("task %s is postponed: %s", run.task.id, error)
         try:
             self._records.postpone(
@@ -467,13 +462,25 @@ class Executor:
                 fence=run.attempt.fence,
                 first_seconds=self._retry_seconds,
                 longest_seconds=self._retry_seconds * LONGEST_PAUSE,
-                max_strikes=max_strikes,
             )
         except BrokerUnavailable:
             log.warning("task %s: the record could not be set to RETRY", run.task.id)
             return Postponed(str(error))
         # Refused or not, the record knows what becomes of the task, and the message is in the way.
         return Postponed(str(error), is_noted=True)
+
+    def _struck(self, run: Run, error: EngineBroken) -> Postponed:
+        """The engine may have broken on this task: its message goes back, and that is counted."""
+        log.warning("task %s is given back: %s", run.task.id, error)
+        message = "waiting for a worker whose device works"
+        reason = Failure(code=str(FailureCode.MODEL_ERROR), message=message, retryable=True)
+        try:
+            self._records.move(
+                run.task.id, State.RETRY, fence=run.attempt.fence, **_failure_fields(reason)
+            )
+        except BrokerUnavailable:
+            log.warning("task %s: the record could not be set to RETRY", run.task.id)
+        return Postponed(str(error), is_strike=True)
 
 
 def _failure_fields(reason: Failure) -> dict[str, str]:

@@ -23,8 +23,14 @@ local PREFIX, TTL, DEAD_TTL, MOST_DEAD = unpack(ARGV, 1, 4)
 local t = redis.call('TIME')
 local now = t[1] .. '.' .. string.format('%06d', t[2])
 
--- The oldest go when there are too many. The message is kept apart, as it may be no UTF-8.
+-- The oldest go when there are too many. The message is kept apart, as it may be no UTF-8. Without
+-- a task's id it gets one of its own: time stands still in a script, so they are counted besides.
+local num_nameless = 0
 local function put_aside(id, reason, queue, message)
+  if not id then
+    num_nameless = num_nameless + 1
+    id = 'm' .. now .. '-' .. num_nameless
+  end
   local entry = {id = id, at = tonumber(now), reason = reason, queue = queue}
   redis.call('HSET', DEAD, id, cjson.encode(entry))
   redis.call('HSET', DEAD_MESSAGES, id, message)
@@ -113,7 +119,7 @@ for i = 8, #KEYS do
     if not message then break end
     local id, tag, exchange, routing_key = read(message)
     if not id then
-      put_aside('m' .. now, tag, queue, message)
+      put_aside(nil, tag, queue, message)
       redis.call('RPOP', queue)
     else
       local record, claim = PREFIX .. id, tag .. '#' .. now
@@ -179,7 +185,20 @@ PUT_ASIDE = (
     _HEAD
     + """
 local message, queue = let_go(ARGV[5])
-if message then put_aside('m' .. now, ARGV[6], queue, message) end
+if message then put_aside(nil, ARGV[6], queue, message) end
+"""
+)
+
+# More ARGV: claim, strikes at which a task is put aside, reason. As GIVE_BACK, but a worker broke
+# down while it had the task. Returns 1 when it was put aside.
+STRIKE = (
+    _HEAD
+    + """
+local message, queue, id = let_go(ARGV[5])
+if not message then return 0 end
+if strike(id, message, queue, ARGV[6], ARGV[7]) then return 1 end
+back_into(queue, message, id)
+return 0
 """
 )
 

@@ -42,8 +42,8 @@ class Swept:
 class Leases:
     """One instance serves the whole process, across reconnects.
 
-    What Redis does not hear of `ack`, `give_back` and `put_aside` is kept and said again by
-    `retry`; until then the claim is held. The other methods raise redis-py's errors.
+    What Redis does not hear of `ack`, `give_back`, `strike` and `put_aside` is kept and said again
+    by `retry`; until then the claim is held. The other methods raise redis-py's errors.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Leases:
         self._give_back = client.register_script(lease_scripts.GIVE_BACK)
         self._put_aside = client.register_script(lease_scripts.PUT_ASIDE)
         self._sweep = client.register_script(lease_scripts.SWEEP)
+        self._strike = client.register_script(lease_scripts.STRIKE)
         self._lock = threading.Lock()
         self._held: set[str] = set()
         self._unheard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -112,6 +113,15 @@ class Leases:
     def give_back(self, claim: str) -> None:
         """Put the message back, to be the next one taken from its queue."""
         self._say(claim, partial(self._run, self._give_back, claim))
+
+    def strike(self, claim: str, reason: str) -> None:
+        """As `give_back`, after the worker broke down: it may have been the task's doing.
+
+        At `max_attempts` such ends the task is put aside.
+        """
+        told = f"{self._max_attempts} workers broke down while they had it, the last because: "
+        words = (self._max_attempts, told + reason[:300])
+        self._say(claim, partial(self._run, self._strike, claim, *words))
 
     def put_aside(self, claim: str, reason: str) -> None:
         """The message cannot be run by anybody."""

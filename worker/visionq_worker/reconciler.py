@@ -87,7 +87,12 @@ class Reconciler:
 
     def _settle(self, due: Due) -> None:
         try:
-            task = read_task(due.task, task_id=due.task_id)
+            # Of a task that was lost before it was ever started, the record knows the id only.
+            task = (
+                read_task(due.task, task_id=due.task_id)
+                if due.task
+                else Task(id=due.task_id, kind="invalid", images=())
+            )
         except InvalidTask as error:
             log.error("task %s has a record that cannot be read: %s", due.task_id, error)
             return
@@ -104,6 +109,8 @@ class Reconciler:
             message = "the deadline passed before the task was started"
             self._executor.end(task, TaskError(FailureCode.EXPIRED, message))
         elif due.verdict == "bury":
+            if not self._records.is_dead(task.id):
+                return  # somebody has replayed it meanwhile
             message = "too many workers were lost while they had the task"
             self._executor.end(task, TaskError(FailureCode.WORKER_LOST, message, retryable=True))
         else:

@@ -137,7 +137,6 @@ class Service:
             progress_seconds=settings.worker.progress_seconds,
             retry_seconds=settings.worker.retry_seconds,
             max_preparing=settings.worker.preparing or os.cpu_count() or 1,
-            max_attempts=settings.broker.max_attempts,
             store_gate=self.store_gate,
             reuses=settings.worker.reuse,
         )
