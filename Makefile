@@ -3,7 +3,7 @@ PYTHON_ENV := .venv/bin
 MODEL ?= tiny
 export PYTHON
 
-.PHONY: help setup triton demo test check lint types imports format bench bench-engine bench-gpu lock clean
+.PHONY: help setup triton demo test faults check lint types imports format bench bench-engine bench-gpu lock clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ demo: setup ## three image questions through queue, worker and store; MODEL=micr
 
 test: triton ## the whole quick suite, real servers included
 	@$(PYTHON_ENV)/python -m pytest
+
+faults: setup ## the fault matrix at full size, about an hour; its control with FLAGS=--stock
+	@$(PYTHON_ENV)/python -m tests.faults --full $(FLAGS)
 
 check: lint types imports ## everything that reads the code without running it
 

@@ -1,0 +1,179 @@
+"""Rows of the fault matrix about what is in the queue: copies, garbage, cancelled tasks."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import uuid
+from collections.abc import Callable
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+
+from tests.faults.oracle import Report, size_of
+from tests.faults.requirements import require_no_own_exits
+from tests.faults.scene import Scene, World
+from tests.support.waiting import wait_until
+from visionq.contract import State
+from visionq.errors import InvalidTask
+from visionq.names import result_key
+
+Message = dict[str, Any]
+TEN_MEGABYTES = 10_000_000
+CANCEL_SECONDS = 1.0
+
+
+def delivered_twice(world: World) -> Report:
+    """Row 22: each message is in the queue two or three times, also under another delivery tag."""
+    count = world.pick(4, 40)
+    with world.scene("delivered-twice", tokens=(50, 100)) as scene:
+        queue = scene.names.queue("interactive")
+        scene.producer.submit(count)
+        for text in [str(item) for item in scene.raw.lrange(queue, 0, -1)]:
+            other = json.loads(text)
+            other["properties"]["delivery_tag"] = str(uuid.uuid4())
+            scene.raw.lpush(queue, text, json.dumps(other))
+        scene.crew.add(scene.spec(), count=2)
+        report = scene.report(f"{2 * count} copies")
+        runs = len(scene.journal.of("run"))
+        report.require(runs == count, f"{runs} runs of {count} tasks")
+        require_no_own_exits(report)
+        return report
+
+
+def corrupted(world: World) -> Report:
+    """Row 23: what is no message of ours is put aside, and the worker lives."""
+    with world.scene("corrupted") as scene:
+        queue = scene.names.queue("interactive")
+        good = _take_message(scene)
+        scene.crew.add(scene.spec())
+        for harm in HARMS:
+            scene.raw.lpush(queue, harm(_renamed(good)))
+        scene.producer.submit(2)
+        report = scene.report(f"{len(HARMS)} bad messages")
+        num_dead = size_of(scene.raw, scene.names.dead())
+        report.require(num_dead == len(HARMS), f"{num_dead} of {len(HARMS)} were put aside")
+        require_no_own_exits(report)
+        return report
+
+
+def oversized(world: World) -> Report:
+    """Row 24: ten megabytes are refused by the client, and by the worker."""
+    with world.scene("oversized") as scene:
+        with pytest.raises(InvalidTask):
+            scene.producer.submit(word="x" * TEN_MEGABYTES)
+        message = _renamed(_take_message(scene))
+        args, kwargs, embedded = json.loads(base64.b64decode(message["body"]))
+        kwargs["task"]["question"] = "x" * TEN_MEGABYTES
+        message["body"] = base64.b64encode(json.dumps([args, kwargs, embedded]).encode()).decode()
+        task_id = message["headers"]["id"]
+        scene.crew.add(scene.spec())
+        scene.raw.lpush(scene.names.queue("interactive"), json.dumps(message))
+        scene.producer.accepted.append(task_id)
+        scene.producer.submit(2)
+        report = scene.report("1 message of 13 MB")
+        state = scene.client.status(task_id).state
+        report.require(state is State.FAILURE, f"the large task is {state}")
+        require_no_own_exits(report)
+        return report
+
+
+def input_missing(world: World) -> Report:
+    """Row 28: a picture that is not there fails its task at once, and once."""
+    with world.scene("input-missing") as scene:
+        scene.crew.add(scene.spec())
+        began = monotonic()
+        (task_id,) = scene.producer.submit(image="inputs/" + "0" * 64)
+        scene.wait_until_idle(seconds=20)
+        seconds = monotonic() - began
+        report = scene.report("1 missing picture")
+        report.within("final after", seconds, 2.0)
+        takes = len(scene.journal.of("take", task_id=task_id))
+        report.require(takes == 1, f"it was begun {takes} times")
+        state = scene.client.status(task_id).state
+        report.require(state is State.FAILURE, f"its task is {state}")
+        return report
+
+
+def cancelled(world: World) -> Report:
+    """Row 35: who was cancelled while waiting never runs, whoever runs stops soon."""
+    count = world.pick(3, 20)
+    with world.scene("cancelled") as scene:
+        waiting = scene.producer.submit(count)
+        for task_id in waiting:
+            scene.client.cancel(task_id)
+        (slot,) = scene.crew.add(scene.spec())
+        running = scene.producer.submit(count, tokens=1500)
+        slowest = 0.0
+        for task_id in running:
+            scene.wait_until_running(task_id)
+            began = monotonic()
+            scene.client.cancel(task_id)
+            wait_until(lambda task=task_id: scene.client.status(task).is_done, what="a cancel")  # type: ignore[misc]
+            slowest = max(slowest, monotonic() - began)
+        scene.crew.kill(slot)
+        scene.crew.wait_until_up(slot)
+        sleep(1.0)
+        report = scene.report(f"{2 * count} cancels, 1 kill -9", patience_seconds=20)
+        report.within("cancelled after", slowest, CANCEL_SECONDS)
+        for task_id in waiting:
+            runs = len(scene.journal.of("run", task_id=task_id))
+            report.require(runs == 0, "a task that was cancelled while it waited has run")
+        for task_id in running:
+            runs = len(scene.journal.of("run", task_id=task_id))
+            report.require(runs == 1, "a task that was cancelled while it ran has run again")
+        states = {status.state for status in scene.client.status_many([*waiting, *running])}
+        report.require(states == {State.REVOKED}, f"states {sorted(states)}")
+        return report
+
+
+def _take_message(scene: Scene) -> Message:
+    """One of our own, out of the queue; its task is forgotten."""
+    (task_id,) = scene.producer.submit()
+    text = scene.raw.rpop(scene.names.queue("interactive"))
+    assert isinstance(text, str)
+    scene.raw.delete(scene.names.record(task_id))
+    scene.raw.zrem(scene.names.open(), task_id)
+    scene.producer.accepted.remove(task_id)
+    assert not scene.gate.has(task_id), result_key(task_id)
+    message: Message = json.loads(text)
+    return message
+
+
+def _renamed(message: Message) -> Message:
+    """The same of another task, of which nobody has a record."""
+    renamed = copy.deepcopy(message)
+    task_id = str(uuid.uuid4())
+    args, kwargs, embedded = json.loads(base64.b64decode(renamed["body"]))
+    kwargs["task"]["id"] = task_id
+    renamed["body"] = base64.b64encode(json.dumps([args, kwargs, embedded]).encode()).decode()
+    renamed["headers"] |= {"id": task_id, "root_id": task_id}
+    renamed["properties"] |= {"delivery_tag": str(uuid.uuid4()), "correlation_id": task_id}
+    return renamed
+
+
+def _with_body(content: bytes) -> Callable[[Message], str]:
+    return lambda message: json.dumps({**message, "body": base64.b64encode(content).decode()})
+
+
+def _with_headers(**changes: Any) -> Callable[[Message], str]:
+    return lambda message: json.dumps({**message, "headers": {**message["headers"], **changes}})
+
+
+HARMS: tuple[Callable[[Message], str | bytes], ...] = (
+    lambda message: b"",
+    lambda message: b"\xff\xfe\x00 no text",
+    lambda message: "{" + json.dumps(message),
+    lambda message: json.dumps([message]),
+    lambda message: json.dumps("a message"),
+    lambda message: json.dumps({**message, "body": "%%%"}),
+    lambda message: json.dumps({**message, "content-type": "application/x-python-serialize"}),
+    lambda message: json.dumps({**message, "properties": None}),
+    _with_body(b"{not json"),
+    _with_body(b'{"args": []}'),
+    _with_headers(task="somebody.elses"),
+    _with_headers(id=None),
+)
+"""Twelve ways for a list element to be no message of ours."""
