@@ -1,13 +1,14 @@
 """The object store: S3 and whatever speaks its language. The only door to boto3.
 
 boto3 is imported when the first object is touched, so that a producer that sends keys never
-loads it. Nothing here relies on metadata, content types or conditional writes: not every
-compatible store keeps or honours them.
+loads it. Nothing here relies on metadata or content types: not every compatible store keeps them.
+Whether it honours conditional writes has to be asked (`honours_put_new`).
 """
 
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _DENIED = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403", "401"}
 )
+_PASSING = frozenset({"SlowDown", "RequestTimeout", "ConditionalRequestConflict"})
+PRECONDITION_FAILED = 412
+NOT_IMPLEMENTED = 501
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
 
 
@@ -77,6 +81,46 @@ class ObjectStore:
                 client.put_object(
                     Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
                 )
+
+    def put_new(
+        self, key: str, content: bytes, content_type: str = "application/octet-stream"
+    ) -> bool:
+        """Store it unless there is an object of this key: False then.
+
+        A store that does not honour the condition overwrites and says True.
+        """
+        with self._mapped_errors(key):
+            client, signed = self._doors()
+            if signed and signed.put(self.bucket, key, content, content_type, is_new=True):
+                return True
+            # Whatever else the short way was told, it is told again: a first reply that was lost
+            # makes an object of ours look like another's, which the caller has to look at.
+            try:
+                client.put_object(
+                    Bucket=self.bucket,
+                    Key=key,
+                    Body=content,
+                    ContentType=content_type,
+                    IfNoneMatch="*",
+                )
+            except client.exceptions.ClientError as exc:
+                if exc.response["ResponseMetadata"]["HTTPStatusCode"] == PRECONDITION_FAILED:
+                    return False
+                raise
+            return True
+
+    def honours_put_new(self) -> bool:
+        """Whether `put_new` keeps what is there. Writes a small object and removes it."""
+        key = f"probes/{uuid.uuid4()}"
+        try:
+            self.put(key, b"first")
+            return not self.put_new(key, b"second")
+        except (StorageDenied, StorageUnavailable):
+            raise
+        except StorageError:
+            return False  # it does not know the condition at all
+        finally:
+            self.delete(key)
 
     def get(self, key: str, *, bucket: str | None = None, max_bytes: int | None = None) -> bytes:
         """The object's bytes. Above `max_bytes` nothing is read and `ObjectTooLarge` is raised."""
@@ -189,7 +233,7 @@ class ObjectStore:
             raise BucketMissing(f"there is no bucket {self.bucket!r}") from exc
         if code in _MISSING:
             raise ObjectMissing(f"there is no object {key!r}") from exc
-        if status >= 500 or code in ("SlowDown", "RequestTimeout"):
+        if (status >= 500 and status != NOT_IMPLEMENTED) or code in _PASSING:
             raise StorageUnavailable(f"the object store answered {status} {code}") from exc
         raise StorageError(f"the object store answered {status} {code} for {key!r}") from exc
 

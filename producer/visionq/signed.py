@@ -63,9 +63,12 @@ class SignedRequests:
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # type: ignore[list-item]
         )
 
-    def put(self, bucket: str, key: str, content: bytes, content_type: str) -> bool:
-        """Whether the store has taken the object."""
-        reply = self._send("PUT", bucket, key, content, {"Content-Type": content_type})
+    def put(
+        self, bucket: str, key: str, content: bytes, content_type: str, *, is_new: bool = False
+    ) -> bool:
+        """Whether the store has taken the object. `is_new`: it shall not if there is one."""
+        headers = {"Content-Type": content_type} | ({"If-None-Match": "*"} if is_new else {})
+        reply = self._send("PUT", bucket, key, content, headers)
         return bool(reply.status_code == OK)
 
     def get(self, bucket: str, key: str, max_bytes: int | None) -> bytes | TooLarge | None:

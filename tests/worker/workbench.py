@@ -83,7 +83,12 @@ class Workbench:
 
 
 def workbench(
-    engine: ScriptedEngine, records: Records, store: ObjectStore, *, reuses: bool = False
+    engine: ScriptedEngine,
+    records: Records,
+    store: ObjectStore,
+    *,
+    reuses: bool = False,
+    keeps_results: bool = False,
 ) -> Workbench:
     if not store.exists(DOT_KEY):
         store.put(DOT_KEY, DOT)
@@ -102,6 +107,7 @@ def workbench(
         max_preparing=2,
         store_gate=gate,
         reuses=reuses,
+        keeps_results=keeps_results,
     )
     return Workbench(engine, records, store, executor, gate)
 

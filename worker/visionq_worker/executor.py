@@ -79,11 +79,13 @@ class Executor:
         retry_seconds: float,
         max_preparing: int,
         store_gate: StoreGate,
+        keeps_results: bool = False,
         reuses: bool = True,
     ) -> None:
         """`max_preparing`: how many tasks may decode and resize images at the same time.
 
-        `reuses`: identical tasks share one generation, unless they say otherwise.
+        `keeps_results`: the store honours `put_new`. `reuses`: identical tasks share one
+        generation, unless they say otherwise.
         """
         self._engine = engine
         self._records = records
@@ -97,6 +99,7 @@ class Executor:
         # Pixels of decoded images are what takes memory, and more threads than cores gain nothing.
         self._preparing = BoundedSemaphore(max_preparing)
         self._store_gate = store_gate
+        self._keeps_results = keeps_results
         self._reuses = reuses
         self._flights = Flights()
 
@@ -125,7 +128,7 @@ class Executor:
         except Exception as error:  # the task boundary: whatever it is, it must not kill the worker
             log.exception("task %s failed for a reason nobody foresaw", task.id)
             result = failure(run, self._maker, _internal(error))
-        return result if self._commit(run, result) else self._give_way(run)
+        return self._commit(run, result) or self._give_way(run)
 
     def refuse(self, task_id: str, error: InvalidTask) -> Result | State:
         """Commit the failure of a message that carries no readable task."""
@@ -139,7 +142,7 @@ class Executor:
             return attempt.state
         run = Run(task=task, attempt=attempt)
         result = failure(run, self._maker, error)
-        return result if self._commit(run, result) else self._give_way(run)
+        return self._commit(run, result) or self._give_way(run)
 
     def write_revoked(self, task: Task, now: float) -> None:
         """Store the result of a task that was cancelled before it was started."""
@@ -193,15 +196,19 @@ class Executor:
         """The result of an attempt that stored it and died before it was reported."""
         if run.attempt.number == 1:
             return None
+        if left := self._stored_before(run):
+            log.info("task %s was answered by an earlier attempt", run.task.id)
+            run.seconds["store"] = 0.0
+        return left
+
+    def _stored_before(self, run: Run) -> Result | None:
+        """The task's result object, unless it is the failure of a dead letter that is replayed."""
         try:
-            left = read_result(self._store.get(run.task.result_key))
+            stored = read_result(self._store.get(run.task.result_key))
         except (ObjectMissing, InvalidTask):
             return None
-        if left.failure is not None and left.failure.code == FailureCode.WORKER_LOST:
-            return None  # a dead letter that is replayed: this attempt is to do better
-        log.info("task %s was answered by an earlier attempt", run.task.id)
-        run.seconds["store"] = 0.0
-        return left
+        code = stored.failure.code if stored.failure else None
+        return None if code == FailureCode.WORKER_LOST else stored
 
     def _check(self, run: Run) -> None:
         """What other senders than our own client may have got wrong."""
@@ -367,19 +374,18 @@ class Executor:
         verdict = judge(text, value, finish_reason=reason, parser=kind.parser)
         return answer(run, self._maker, text=text, value=value, verdict=verdict)
 
-    def _commit(self, run: Run, result: Result) -> bool:
-        """Store and report; False when the task was taken over meanwhile."""
+    def _commit(self, run: Run, result: Result) -> Result | None:
+        """Store and report. Returns what is stored now, None when the task was taken over."""
         began = perf_counter()
         if run.has_lasted(self._progress_seconds) and self._is_lost(run):
-            return False
-        if not self._put(run, dump_result(result)):
-            return False
+            return None
+        stored = self._put(run, result)
         run.seconds["store"] = perf_counter() - began
-        is_reported = self._report(run, result)
-        if is_reported:
-            self._remember(run)
-            _log_finished(run, result)
-        return is_reported
+        if stored is None or not self._report(run, stored):
+            return None
+        self._remember(run)
+        _log_finished(run, stored)
+        return stored
 
     def _remember(self, run: Run) -> None:
         if run.work_key is None:
@@ -397,23 +403,34 @@ class Executor:
         num_tokens = len(run.completion.token_ids) if run.completion else 0
         return self._tell_progress(run, num_tokens) == "lost"
 
-    def _put(self, run: Run, content: bytes) -> bool:
+    def _put(self, run: Run, result: Result) -> Result | None:
         """Store the result, through an outage if need be: the answer has cost GPU time.
 
-        False when another attempt owns the task by then.
+        Returns what is stored then, which is another attempt's if that was first; None when
+        another attempt owns the task by then.
         """
+        content = dump_result(result)
         for number in count(1):
             try:
-                self._store.put(run.task.result_key, content, "application/json")
+                return self._put_once(run, result, content)
             except StorageError as error:
                 self._store_gate.shut()
                 log.warning("task %s cannot be stored yet: %s", run.task.id, error)
                 sleep(self._retry_seconds)
                 if number % OWNED_EVERY == 0 and self._is_lost(run):
-                    return False
-            else:
-                return True
+                    return None
         raise AssertionError("there is always another try")
+
+    def _put_once(self, run: Run, result: Result, content: bytes) -> Result:
+        key, content_type = run.task.result_key, "application/json"
+        if not self._keeps_results:
+            self._store.put(key, content, content_type)
+        elif not self._store.put_new(key, content, content_type):
+            # Perhaps our own, of a try whose reply was lost.
+            if left := self._stored_before(run):
+                return left
+            self._store.put(key, content, content_type)
+        return result
 
     def _report(self, run: Run, result: Result) -> bool:
         """Bring the record to its end, through an outage of Redis if need be."""

@@ -138,6 +138,7 @@ class Service:
             retry_seconds=settings.worker.retry_seconds,
             max_preparing=settings.worker.preparing or os.cpu_count() or 1,
             store_gate=self.store_gate,
+            keeps_results=_keeps_results(store),
             reuses=settings.worker.reuse,
         )
         self._start_housekeeping(undo, executor, records, store)
@@ -231,6 +232,16 @@ def open_store(settings: Settings) -> ObjectStore:
     except StorageError as exc:
         raise StartError(f"bucket: {exc}") from exc
     return store
+
+
+def _keeps_results(store: ObjectStore) -> bool:
+    """Whether the store keeps a stored result from being overwritten. Raises `StartError`."""
+    try:
+        keeps = store.honours_put_new()
+    except StorageError as exc:
+        raise StartError(f"bucket: {exc}") from exc
+    log.info("conditional writes: %s", "honoured" if keeps else "not honoured by this store")
+    return keeps
 
 
 def installed_versions() -> dict[str, str]:
