@@ -277,7 +277,8 @@ class Status:
     """What is known of a task right now. Times are seconds since the epoch, by Redis's clock.
 
     `position` counts the tasks of the same lane that were submitted before this one and have not
-    started; it is an upper bound, since cancelled ones are still counted, and None once started.
+    started; it is an upper bound, since cancelled ones are still counted, and None once started, or
+    while the task is not to be started yet.
     """
 
     id: str

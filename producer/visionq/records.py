@@ -80,7 +80,7 @@ end
 """
 
 # KEYS record, lane, open; ARGV ttl, task, id, seconds until a look, tenant, most that may wait in
-# the lane, most of the tenant (0: as many as it likes).
+# the lane, most of the tenant (0: as many as it likes), seconds until it may be started (0: now).
 # Returns what was found; false when the record is new; what is full, how many wait, and the rate,
 # when it is refused.
 CREATE = (
@@ -101,7 +101,13 @@ redis.call('HSET', KEYS[1], 'state', 'PENDING', 'task', ARGV[2], 'at', now, 'seq
   'counted', ARGV[5])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
-look(KEYS[3], now + ARGV[4], ARGV[3], ARGV[1])
+if tonumber(ARGV[8]) > 0 then
+  -- Nobody sends its message before it is due; then the reconciler does.
+  redis.call('HSET', KEYS[1], 'due', now + ARGV[8], 'sent', '1')
+  look(KEYS[3], now + ARGV[8], ARGV[3], ARGV[1])
+else
+  look(KEYS[3], now + ARGV[4], ARGV[3], ARGV[1])
+end
 return false
 """
 )
@@ -395,21 +401,24 @@ class Records:
         self._withdraw = client.register_script(WITHDRAW)
         self._status = client.register_script(STATUS)
 
-    def create(self, task: Task) -> Found | None:
+    def create(self, task: Task, *, delay_seconds: float = 0.0) -> Found | None:
         """Write the record of a new task. Returns the one already there, or None.
 
+        With a delay its message is not to be sent: the reconciler does it when the time has come.
         Raises `InvalidTask` when the task is too large to travel in a message, and `QueueFull`.
         """
-        reply = self._run(self._create, self._keys(task), self._new(task))
+        reply = self._run(self._create, self._keys(task), self._new(task, delay_seconds))
         if full := _full(reply, self._limits):
             raise full
         return _found(reply)
 
-    def create_many(self, tasks: Sequence[Task]) -> list[Found | None]:
+    def create_many(
+        self, tasks: Sequence[Task], delays_seconds: Sequence[float]
+    ) -> list[Found | None]:
         """`create` for many tasks, pipelined: all of them, or none when a `QueueFull` is raised."""
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for task in tasks:
-                self._create(self._keys(task), self._new(task), client=pipe)
+            for task, delay in zip(tasks, delays_seconds, strict=True):
+                self._create(self._keys(task), self._new(task, delay), client=pipe)
             replies = pipe.execute()
         refusals = [_full(reply, self._limits) for reply in replies]
         refusal = next((refusal for refusal in refusals if refusal), None)
@@ -546,10 +555,11 @@ class Records:
     def _own_keys(self, task_id: str) -> list[str]:
         return [self._names.record(task_id), self._names.open()]
 
-    def _new(self, task: Task) -> list[str]:
+    def _new(self, task: Task, delay_seconds: float) -> list[str]:
         limits = self._limits
         most = [str(limits.max_waiting), str(limits.max_waiting_per_tenant or 0)]
-        return [self._ttl, _encode_new(task), task.id, str(LOOK_SECONDS), task.tenant, *most]
+        look, delay = str(LOOK_SECONDS), f"{delay_seconds:.6f}"
+        return [self._ttl, _encode_new(task), task.id, look, task.tenant, *most, delay]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
@@ -624,7 +634,7 @@ def _parse(task_id: str, record: Mapping[str, str], started: Mapping[Lane, int])
     state = State(record["state"])
     task = json.loads(record["task"])
     lane = Lane(task.get("lane", Lane.INTERACTIVE))
-    is_waiting = state in (State.PENDING, State.RETRY)
+    is_waiting = state in (State.PENDING, State.RETRY) and "due" not in record
     return Status(
         id=task_id,
         state=state,

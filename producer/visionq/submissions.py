@@ -15,6 +15,9 @@ from visionq.inputs import ImageArgument
 
 Images: TypeAlias = ImageArgument | Sequence[ImageArgument]
 
+MAX_DELAY_SECONDS = 24 * 3600
+"""Of a delayed start: well within the life of the record, which is all that keeps the task."""
+
 ID_NAMESPACE = uuid.UUID("6f3c1b0e-6d0a-5c8e-9a55-0e4f7d1c2b3a")
 """Of the UUIDv5 made from tenant and idempotency key. Never change it: retries rely on it."""
 
@@ -22,8 +25,9 @@ ID_NAMESPACE = uuid.UUID("6f3c1b0e-6d0a-5c8e-9a55-0e4f7d1c2b3a")
 class SubmitOptions(TypedDict, total=False):
     """What every submitting method takes beside kind, images and question.
 
-    `expires_in_seconds`: no answer is wanted after that. `idempotency_key`: the same key of the
-    same tenant is the same task, however often it is submitted.
+    `expires_in_seconds`: no answer is wanted after that. `start_in_seconds`: the task is not
+    started before that. `idempotency_key`: the same key of the same tenant is the same task,
+    however often it is submitted. `reuse`: the answer of a task that asked the same will do.
     """
 
     max_new_tokens: int | None
@@ -35,6 +39,7 @@ class SubmitOptions(TypedDict, total=False):
     reuse: bool
     lane: Lane | str
     expires_in_seconds: float | None
+    start_in_seconds: float | None
     tenant: str
     labels: Mapping[str, str]
     notify: str | None
@@ -49,6 +54,18 @@ class Submission:
     images: Images
     question: str | None = None
     options: SubmitOptions | None = None
+
+    @property
+    def delay_seconds(self) -> float:
+        """From submit to the earliest start. Raises `InvalidTask`."""
+        given = self.options or {}
+        delay = _seconds("start_in_seconds", given.get("start_in_seconds")) or 0.0
+        expiry = _seconds("expires_in_seconds", given.get("expires_in_seconds"))
+        if expiry is not None and delay >= expiry:
+            raise InvalidTask("start_in_seconds must be less than expires_in_seconds")
+        if delay > MAX_DELAY_SECONDS:
+            raise InvalidTask(f"start_in_seconds must be {MAX_DELAY_SECONDS} at most")
+        return delay
 
     @property
     def is_idempotent(self) -> bool:
@@ -70,6 +87,7 @@ def _build(
     *,
     lane: Lane | str = Lane.INTERACTIVE,
     expires_in_seconds: float | None = None,
+    start_in_seconds: float | None = None,  # noqa: ARG001  # the record's, not the task's
     tenant: str = "default",
     labels: Mapping[str, str] | None = None,
     notify: str | None = None,
@@ -125,12 +143,17 @@ def _lane(lane: Lane | str) -> Lane:
 
 
 def _deadline(expires_in_seconds: Any) -> float | None:
-    if expires_in_seconds is None:
+    seconds = _seconds("expires_in_seconds", expires_in_seconds)
+    return None if seconds is None else time() + seconds
+
+
+def _seconds(name: str, given: Any) -> float | None:
+    if given is None:
         return None
-    is_number = isinstance(expires_in_seconds, int | float)
-    if not is_number or isinstance(expires_in_seconds, bool) or not expires_in_seconds > 0:
-        raise InvalidTask("expires_in_seconds must be a number above 0")
-    return time() + float(expires_in_seconds)
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not is_number or not given > 0:
+        raise InvalidTask(f"{name} must be a number above 0")
+    return float(given)
 
 
 def _labels(given: object) -> dict[str, str]:

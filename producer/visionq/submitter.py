@@ -55,22 +55,24 @@ class Submitter:
         self._kinds = parts.kinds
 
     def submit(self, submission: Submission) -> str:
+        delay = submission.delay_seconds
         task = self._build(submission)
-        found = self.records.create(task)
-        if found is None or found.needs_message:
+        found = self.records.create(task, delay_seconds=delay)
+        if (found is None and not delay) or (found and found.needs_message):
             self._publisher.publish(task)
             if submission.is_idempotent:
                 self.records.mark_sent([task.id])
         return task.id
 
     def submit_many(self, submissions: Sequence[Submission]) -> list[str]:
+        delays = [submission.delay_seconds for submission in submissions]
         tasks = [self._build(submission) for submission in submissions]
-        found = self.records.create_many(tasks)
+        found = self.records.create_many(tasks, delays)
         # By id, the first one winning as it does in the record: the same idempotency key may stand
         # in one call twice.
         unsent: dict[str, tuple[Task, Submission]] = {}
-        for task, submission, record in zip(tasks, submissions, found, strict=True):
-            if record is None or record.needs_message:
+        for task, submission, record, delay in zip(tasks, submissions, found, delays, strict=True):
+            if (record is None and not delay) or (record and record.needs_message):
                 unsent.setdefault(task.id, (task, submission))
         self._publisher.publish_many([task for task, _ in unsent.values()])
         marked = [task.id for task, submission in unsent.values() if submission.is_idempotent]
