@@ -57,6 +57,14 @@ class Names:
         """The hash that says of each claim who made it, from which queue, and of which task."""
         return f"{self.namespace}:leases"
 
+    def suspects(self) -> str:
+        """The list of messages that workers were lost with, each to be run with no other beside."""
+        return f"{self.namespace}:suspects"
+
+    def draining(self) -> str:
+        """Names the worker that makes itself empty for the suspects."""
+        return f"{self.namespace}:draining"
+
     def dead(self) -> str:
         """The hash that says of each message that nobody will run why that is."""
         return f"{self.namespace}:dead"

@@ -244,8 +244,8 @@ redis.call('HDEL', KEYS[1], 'owes')
 redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
-# KEYS open, unacked-index, then lane hash and queue of each lane; ARGV prefix of records, most,
-# seconds until the next look, then each lane's name. Returns JSON: [id, verdict, task]...
+# KEYS open, unacked-index, suspects, then lane hash and queue of each lane; ARGV prefix of records,
+# most, seconds until the next look, then each lane's name. Returns JSON: [id, verdict, task]...
 # Each due task is given to one caller only, since it is due again later. A message is lost when
 # its queue is empty, or younger ones have been started: queues are first in, first out.
 DUE = (
@@ -255,8 +255,8 @@ DUE = (
 now = tonumber(now)
 local lanes = {}
 for i = 4, #ARGV do
-  local queue = KEYS[2 + 2 * (i - 3)]
-  lanes[ARGV[i]] = {hash = KEYS[1 + 2 * (i - 3)], length = redis.call('LLEN', queue)}
+  local queue = KEYS[3 + 2 * (i - 3)]
+  lanes[ARGV[i]] = {hash = KEYS[2 + 2 * (i - 3)], length = redis.call('LLEN', queue)}
 end
 
 local function published(record, lane, id, task)
@@ -269,9 +269,9 @@ end
 -- What is to be done, and when to look again (nil: never).
 local function judge(id)
   local record = ARGV[1] .. id
-  local names = {'state', 'task', 'claim', 'due', 'dead', 'owes', 'seq'}
+  local names = {'state', 'task', 'claim', 'due', 'dead', 'owes', 'seq', 'strikes'}
   local r = redis.call('HMGET', record, unpack(names))
-  local state, task, claim, due, dead, owes, seq = unpack(r)
+  local state, task, claim, due, dead, owes, seq, strikes = unpack(r)
   local later = now + ARGV[3]
   if not state and not dead then return nil, nil end
   if is_final(state) then
@@ -291,6 +291,8 @@ local function judge(id)
     redis.call('HSET', record, 'state', 'RETRY')
     return published(record, lane, id, task), later
   end
+  -- It may stand in the suspects' line, which is gone through sooner or later.
+  if strikes and redis.call('LLEN', KEYS[3]) > 0 then return nil, later end
   local started = tonumber(redis.call('HGET', lane.hash, 'started') or '0')
   if lane.length == 0 or started > tonumber(seq or '0') then
     return published(record, lane, id, task), later
@@ -489,7 +491,7 @@ class Records:
 
     def due(self, limit: int) -> list[Due]:
         """Tasks that somebody has to do something about: the caller."""
-        keys = [self._names.open(), self._names.unacked_index()]
+        keys = [self._names.open(), self._names.unacked_index(), self._names.suspects()]
         for lane in LANES:
             keys += [self._names.lane(lane), self._names.queue(lane)]
         args = [self._names.record(""), str(limit), str(LOOK_SECONDS), *LANES]

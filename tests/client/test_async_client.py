@@ -65,6 +65,7 @@ def test_both_clients_are_made_with_the_same_parameters() -> None:
         "namespace",
         "kinds",
         "record_ttl_seconds",
+        "limits",
         "timeout_seconds",
         "store_timeout_seconds",
     ]

@@ -84,7 +84,7 @@ class Desk:
             self.leases.load_claim()
             taken = self._send(*command)
         if taken:
-            (leases or self.leases).took(taken[2])
+            (leases or self.leases).took(taken[2], is_suspect=bool(taken[3]))
             return (taken[0], taken[1], taken[2])
         return None
 
@@ -246,12 +246,64 @@ def test_task_is_put_aside_when_too_many_workers_were_lost_with_it(desk: Desk) -
         text, _ = desk.must_claim()
         desk.let_time_pass(2 * LEASE_SECONDS)
         swept = desk.leases.sweep()
+        desk.leases.renew()  # the process learns that its hands are empty
         assert desk.record(task_id)["strikes"] == str(number)
         assert swept == (Swept(1, ()) if number < MAX_ATTEMPTS else Swept(0, (task_id,)))
     assert desk.queued() == []
     assert desk.record(task_id)["dead"] == "3 workers were lost while they had it"
     assert desk.raw.hget(desk.names.dead_messages(), task_id) == text
     assert desk.raw.zscore(desk.names.open(), task_id) is not None, "the reconciler is told"
+
+
+def _suspect(desk: Desk) -> str:
+    """A message that two workers were lost with."""
+    text = message(str(uuid.uuid4()))
+    desk.push(text)
+    for _ in range(2):
+        _, claim = desk.must_claim()
+        desk.leases.strike(claim, "it broke down")
+    return text
+
+
+def test_task_with_two_strikes_waits_in_a_line_of_its_own(desk: Desk) -> None:
+    text = _suspect(desk)
+    assert desk.queued() == []
+    (entry,) = desk.raw.lrange(desk.names.suspects(), 0, -1)
+    assert entry == f"{desk.names.queue('interactive')}\n{text}"
+
+
+def _holds_suspect(desk: Desk) -> bool:
+    return desk.leases.holds_suspect
+
+
+def test_suspect_is_taken_by_a_worker_with_empty_hands_and_alone(desk: Desk) -> None:
+    text, other = _suspect(desk), message()
+    desk.push(other)
+    taken = desk.claim()
+    assert taken is not None
+    queue, suspect, claim = taken
+    assert (queue, suspect) == (desk.names.queue("interactive"), text)
+    assert _holds_suspect(desk)
+    desk.leases.ack(claim)
+    assert not _holds_suspect(desk)
+    assert desk.must_claim()[0] == other
+
+
+def test_worker_with_full_hands_empties_them_first_while_another_goes_on(
+    desk: Desk, make_leases: MakeLeases
+) -> None:
+    desk.push(message())
+    _, busy_claim = desk.must_claim()
+    text = message(str(uuid.uuid4()))
+    desk.raw.hset(desk.names.record(json.loads(text)["headers"]["id"]), "strikes", 2)
+    desk.raw.expire(desk.names.record(json.loads(text)["headers"]["id"]), 60)
+    desk.raw.lpush(desk.names.suspects(), f"{desk.names.queue('interactive')}\n{text}")
+    other = message()
+    desk.push(other)
+    assert desk.claim() is None, "it makes itself empty"
+    assert desk.must_claim(make_leases("host:2"))[0] == other
+    desk.leases.ack(busy_claim)
+    assert desk.must_claim()[0] == text
 
 
 def test_giving_back_is_not_held_against_a_task(desk: Desk) -> None:

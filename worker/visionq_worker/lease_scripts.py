@@ -3,7 +3,7 @@
 All of them take the same keys, so that a script may touch whatever belongs to a message:
 
     1 unacked   2 unacked-index   3 leases   4 dead   5 dead-messages   6 dead-index   7 open
-    8... queues
+    8 suspects  9 draining   10... queues
 
 and begin with the same arguments:
 
@@ -13,12 +13,21 @@ A claim is the message's delivery tag and the time it was taken, so that every d
 has a name of its own: who lost its lease cannot settle the message for its successor. What a
 claim holds is written before the message leaves its queue, since a Redis that is full refuses the
 one and not the other.
+
+Who takes a worker down takes others' tasks down with it, and each of them has a strike for it. With
+two strikes a task is a suspect: it waits in a list of its own, and is run by a worker that has
+nothing else in hand. So the innocent are soon cleared, and the guilty is alone.
 """
 
 from __future__ import annotations
 
-_HEAD = """
+SUSPECT_STRIKES = 2
+
+_HEAD = (
+    f"local SUSPECT = {SUSPECT_STRIKES}\n"
+    + """
 local UNACKED, INDEX, LEASES, DEAD, DEAD_MESSAGES, DEAD_INDEX, OPEN = unpack(KEYS, 1, 7)
+local SUSPECTS, DRAINING = unpack(KEYS, 8, 9)
 local PREFIX, TTL, DEAD_TTL, MOST_DEAD = unpack(ARGV, 1, 4)
 local t = redis.call('TIME')
 local now = t[1] .. '.' .. string.format('%06d', t[2])
@@ -66,12 +75,18 @@ local function is_final(state)
   return state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'EXPIRED'
 end
 
--- The message is the next one to be taken. Who reads the status shall not think that the task runs.
+-- A suspect's message stands behind the name of its queue. The message is the next one to be taken,
+-- or stands in the suspects' line. Who reads the status shall not think that the task runs.
 local function back_into(queue, message, id)
-  redis.call('RPUSH', queue, message)
-  if not is_task_id(id) then return end
-  local record = PREFIX .. id
-  local state = redis.call('HGET', record, 'state')
+  local record, state, strikes = PREFIX .. id, false, '0'
+  if is_task_id(id) then
+    state, strikes = unpack(redis.call('HMGET', record, 'state', 'strikes'))
+  end
+  if tonumber(strikes or '0') >= SUSPECT then
+    redis.call('LPUSH', SUSPECTS, queue .. '\\n' .. message)
+  else
+    redis.call('RPUSH', queue, message)
+  end
   if state == 'STARTED' or state == 'PROGRESS' then redis.call('HSET', record, 'state', 'RETRY') end
 end
 
@@ -91,8 +106,11 @@ local function strike(id, message, queue, most, reason)
   return true
 end
 """
+)
 
-# More ARGV: owner. Returns queue, message and claim of the first message that can be run, or false.
+# More ARGV: owner, how many messages it has in hand, seconds of a lease.
+# Returns queue, message and claim of the first message that can be run, and whether it is a
+# suspect's; or false.
 # A message whose task another claim holds is a copy, and goes: the holder's own message is the one
 # that comes back should the holder die.
 CLAIM = (
@@ -112,7 +130,49 @@ local function read(message)
   return id, tag, exchange, routing_key
 end
 
-for i = 8, #KEYS do
+local function held_already(id)
+  local claim = is_task_id(id) and redis.call('HGET', PREFIX .. id, 'claim')
+  return claim and redis.call('ZSCORE', INDEX, claim)
+end
+
+local function lease(queue, message, id, tag, exchange, routing_key)
+  local claim = tag .. '#' .. now
+  local address = cjson.encode(exchange) .. ',' .. cjson.encode(routing_key)
+  redis.call('HSET', UNACKED, claim, '[' .. message .. ',' .. address .. ']')
+  redis.call('ZADD', INDEX, now, claim)
+  redis.call('HSET', LEASES, claim, table.concat({ARGV[5], queue, id, #message}, '\\n'))
+  if is_task_id(id) then
+    local record = PREFIX .. id
+    redis.call('HSET', record, 'claim', claim)
+    if redis.call('HEXISTS', record, 'state') == 0 then redis.call('EXPIRE', record, TTL) end
+  end
+  return claim
+end
+
+-- One worker makes itself empty while there are suspects, and takes them one by one.
+local num_suspects = redis.call('LLEN', SUSPECTS)
+if num_suspects > 0 then
+  redis.call('SET', DRAINING, ARGV[5], 'NX', 'EX', ARGV[7])
+  if redis.call('GET', DRAINING) == ARGV[5] then
+    redis.call('EXPIRE', DRAINING, ARGV[7])
+    if tonumber(ARGV[6]) > 0 then return false end
+    for _ = 1, num_suspects do
+      local entry = redis.call('LINDEX', SUSPECTS, -1)
+      local queue, message = string.match(entry, '^(.-)\\n(.*)$')
+      local id, tag, exchange, routing_key = read(message)
+      if id and not held_already(id) then
+        local claim = lease(queue, message, id, tag, exchange, routing_key)
+        redis.call('RPOP', SUSPECTS)
+        return {queue, message, claim, 1}
+      end
+      redis.call('RPOP', SUSPECTS)
+    end
+  end
+elseif redis.call('GET', DRAINING) == ARGV[5] then
+  redis.call('DEL', DRAINING)
+end
+
+for i = 10, #KEYS do
   local queue = KEYS[i]
   for _ = 1, 100 do
     local message = redis.call('LINDEX', queue, -1)
@@ -121,24 +181,12 @@ for i = 8, #KEYS do
     if not id then
       put_aside(nil, tag, queue, message)
       redis.call('RPOP', queue)
+    elseif held_already(id) then
+      redis.call('RPOP', queue)
     else
-      local record, claim = PREFIX .. id, tag .. '#' .. now
-      local held, state = false, false
-      if is_task_id(id) then held, state = unpack(redis.call('HMGET', record, 'claim', 'state')) end
-      if held and redis.call('ZSCORE', INDEX, held) then
-        redis.call('RPOP', queue)
-      else
-        local address = cjson.encode(exchange) .. ',' .. cjson.encode(routing_key)
-        redis.call('HSET', UNACKED, claim, '[' .. message .. ',' .. address .. ']')
-        redis.call('ZADD', INDEX, now, claim)
-        redis.call('HSET', LEASES, claim, table.concat({ARGV[5], queue, id, #message}, '\\n'))
-        if is_task_id(id) then
-          redis.call('HSET', record, 'claim', claim)
-          if not state then redis.call('EXPIRE', record, TTL) end
-        end
-        redis.call('RPOP', queue)
-        return {queue, message, claim}
-      end
+      local claim = lease(queue, message, id, tag, exchange, routing_key)
+      redis.call('RPOP', queue)
+      return {queue, message, claim, 0}
     end
   end
 end

@@ -69,6 +69,8 @@ class Leases:
             names.dead_messages(),
             names.dead_index(),
             names.open(),
+            names.suspects(),
+            names.draining(),
         )
         self._args = (names.record(""), record_ttl_seconds, DEAD_TTL_SECONDS, MAX_DEAD)
         self._claim = client.register_script(lease_scripts.CLAIM)
@@ -80,26 +82,38 @@ class Leases:
         self._strike = client.register_script(lease_scripts.STRIKE)
         self._lock = threading.Lock()
         self._held: set[str] = set()
+        self._suspect: str | None = None
         self._unheard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._sweeps_from: float | None = None  # monotonic; None: to be found out
 
     def claim_command(self, queues: Sequence[str]) -> tuple[Any, ...]:
-        """The command whose reply is queue, message and claim, or nothing.
+        """The command whose reply is queue, message, claim and whether it is a suspect, or nothing.
 
         As words to send, because the channel waits for the reply in an event loop. `load_claim`
         has to be called when the reply is a `NoScriptError`.
         """
         keys = (*self._keys, *queues)
-        return ("EVALSHA", self._claim.sha, len(keys), *keys, *self._args, self._owner)
+        # Redis takes whole seconds; a worker asks every second, if it can.
+        seconds = max(2, round(self.lease_seconds))
+        words = (*self._args, self._owner, len(self.held), seconds)
+        return ("EVALSHA", self._claim.sha, len(keys), *keys, *words)
 
     def load_claim(self) -> None:
         """Make the claim's script known to a Redis that has lost it."""
         self._redis.script_load(lease_scripts.CLAIM)
 
-    def took(self, claim: str) -> None:
+    def took(self, claim: str, *, is_suspect: bool = False) -> None:
         """The claim was made for this process, which has to settle it."""
         with self._lock:
             self._held.add(claim)
+            if is_suspect:
+                self._suspect = claim
+
+    @property
+    def holds_suspect(self) -> bool:
+        """Whether nothing else is to be claimed: what is in hand may take the process down."""
+        with self._lock:
+            return self._suspect in self._held
 
     @property
     def held(self) -> list[str]:

@@ -73,7 +73,8 @@ class Service:
 
     def may_claim(self) -> bool:
         """Whether more tasks may be taken out of the queue now."""
-        return self._executor is not None and self.store_gate.is_open and not self._is_stopping
+        is_ready = self._executor is not None and self.store_gate.is_open
+        return is_ready and not self._is_stopping and not self.leases.holds_suspect
 
     def _health_writer(self) -> Callable[[], None] | None:
         file, full = self.settings.worker.health_file, self.settings.worker.concurrency

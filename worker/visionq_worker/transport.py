@@ -131,10 +131,10 @@ class Channel(kombu_redis.Channel):
                 self._sleeps_until = monotonic() + IDLE_SECONDS
                 self.waker.arm()
                 raise kombu_redis.Empty
-            key, message, claim = answer
+            key, message, claim, is_suspect = answer
             claim, queue_name = bytes_to_str(claim), bytes_to_str(key).rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue_name)
-            self.leases.took(claim)
+            self.leases.took(claim, is_suspect=bool(is_suspect))
             self._deliver_checked(message, queue_name, claim)
             return True
         finally:
