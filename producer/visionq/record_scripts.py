@@ -1,0 +1,277 @@
+"""The Lua behind `records`: each transition of a task in one atomic step.
+
+`records` says what the fields of a record mean. Times are the server's. The arguments of each
+script are named above it.
+"""
+
+from __future__ import annotations
+
+_NOW = "local t = redis.call('TIME') local now = t[1] .. '.' .. string.format('%06d', t[2])\n"
+_IS_FINAL = """
+local function is_final(state)
+  return state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'EXPIRED'
+end
+"""
+
+_LOOK = """
+local function look(open, at, id, ttl)
+  redis.call('ZADD', open, at, id)
+  redis.call('EXPIRE', open, ttl)
+end
+"""
+
+# A lane's hash has `waiting` and `waiting:<tenant>`, and how fast tasks are started: `starts` since
+# `window`, and the `rate` per second in the window before that.
+_UNCOUNT = """
+local function uncount(record, lane)
+  local tenant = redis.call('HGET', record, 'counted')
+  if not tenant then return end
+  redis.call('HDEL', record, 'counted')
+  redis.call('HINCRBY', lane, 'waiting', -1)
+  local name = 'waiting:' .. tenant
+  if redis.call('HINCRBY', lane, name, -1) <= 0 then redis.call('HDEL', lane, name) end
+end
+"""
+
+# KEYS record, lane, open; ARGV ttl, task, id, seconds until a look, tenant, most that may wait in
+# the lane, most of the tenant (0: as many as it likes), seconds until it may be started (0: now).
+# Returns what was found; false when the record is new; what is full, how many wait, and the rate,
+# when it is refused.
+CREATE = (
+    _NOW
+    + _LOOK
+    + """
+local found = redis.call('HMGET', KEYS[1], 'state', 'sent')
+if found[1] then return found end
+local of_tenant = 'waiting:' .. ARGV[5]
+local w = redis.call('HMGET', KEYS[2], 'waiting', of_tenant, 'rate')
+local in_lane, own, most_own = tonumber(w[1] or '0'), tonumber(w[2] or '0'), tonumber(ARGV[7])
+if in_lane >= tonumber(ARGV[6]) then return {'FULL', 'lane', in_lane, w[3] or '0'} end
+if most_own > 0 and own >= most_own then return {'FULL', 'tenant', own, w[3] or '0'} end
+redis.call('HINCRBY', KEYS[2], 'waiting', 1)
+redis.call('HINCRBY', KEYS[2], of_tenant, 1)
+local seq = redis.call('HINCRBY', KEYS[2], 'submitted', 1)
+redis.call('HSET', KEYS[1], 'state', 'PENDING', 'task', ARGV[2], 'at', now, 'seq', seq,
+  'counted', ARGV[5])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+if tonumber(ARGV[8]) > 0 then
+  -- Nobody sends its message before it is due; then the reconciler does.
+  redis.call('HSET', KEYS[1], 'due', now + ARGV[8], 'sent', '1')
+  look(KEYS[3], now + ARGV[8], ARGV[3], ARGV[1])
+else
+  look(KEYS[3], now + ARGV[4], ARGV[3], ARGV[1])
+end
+return false
+"""
+)
+
+# KEYS record, lane, open; ARGV ttl, task, owner, max, id, seconds until a look.
+# Returns state, attempt, fence, now and submitted, in one string.
+# A sender that is no visionq client has written no record: it is made here.
+START = (
+    _NOW
+    + _IS_FINAL
+    + _LOOK
+    + _UNCOUNT
+    + """
+local state = redis.call('HGET', KEYS[1], 'state')
+if state and is_final(state) then return table.concat({state, '0', '0', now, now}, ' ') end
+if not state then redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now) end
+local seq = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
+if seq > tonumber(redis.call('HGET', KEYS[2], 'started') or '0') then
+  redis.call('HSET', KEYS[2], 'started', seq)
+end
+uncount(KEYS[1], KEYS[2])
+local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
+local starts = redis.call('HINCRBY', KEYS[2], 'starts', 1)
+if now - window > 10 then
+  redis.call('HSET', KEYS[2], 'rate', starts / (now - window), 'window', now, 'starts', 0)
+end
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+redis.call('HSET', KEYS[1], 'state', 'STARTED', 't0', now, 'owner', ARGV[3], 'max', ARGV[4])
+redis.call('HDEL', KEYS[1], 'tokens', 'code', 'message', 'retryable', 'due')
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+look(KEYS[3], now + ARGV[6], ARGV[5], ARGV[1])
+local submitted = redis.call('HGET', KEYS[1], 'at')
+return table.concat({'STARTED', attempt, fence, now, submitted}, ' ')
+"""
+)
+
+# KEYS record. A record that has gone meanwhile must not come back without a TTL.
+MARK_SENT = """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'sent', '1') end
+"""
+
+# KEYS record; ARGV fence, tokens, channel, ttl. Returns 'run', 'cancel' or 'lost'.
+PROGRESS = (
+    _IS_FINAL
+    + """
+local held = redis.call('HMGET', KEYS[1], 'state', 'fence', 'cancel')
+if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 'lost' end
+redis.call('HSET', KEYS[1], 'state', 'PROGRESS', 'tokens', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('PUBLISH', ARGV[3], 'PROGRESS')
+if held[3] then return 'cancel' end
+return 'run'
+"""
+)
+
+# KEYS record, open; ARGV fence, state, ttl, channel, id, then field, value...
+# Returns 1, or 0 when refused.
+MOVE = (
+    _NOW
+    + _IS_FINAL
+    + """
+local held = redis.call('HMGET', KEYS[1], 'state', 'fence')
+if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'state', ARGV[2])
+if is_final(ARGV[2]) then
+  redis.call('HSET', KEYS[1], 't1', now)
+  redis.call('ZREM', KEYS[2], ARGV[5])
+end
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('PUBLISH', ARGV[4], ARGV[2])
+return 1
+"""
+)
+
+# KEYS record, open; ARGV fence, ttl, channel, id, code, message, first pause, longest pause.
+# Returns 1, or 0 when refused.
+POSTPONE = (
+    _NOW
+    + _IS_FINAL
+    + _LOOK
+    + """
+local held = redis.call('HMGET', KEYS[1], 'state', 'fence')
+if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 0 end
+local retries = redis.call('HINCRBY', KEYS[1], 'retries', 1)
+local due = now + math.min(ARGV[7] * 2 ^ (retries - 1), ARGV[8])
+redis.call('HSET', KEYS[1], 'state', 'RETRY', 'due', due,
+  'code', ARGV[5], 'message', ARGV[6], 'retryable', '1')
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+look(KEYS[2], due, ARGV[4], ARGV[2])
+redis.call('PUBLISH', ARGV[3], 'RETRY')
+return 1
+"""
+)
+
+# KEYS record, open, lane hashes; ARGV channel, id, ttl, names of the lanes.
+# Returns the state after the request.
+CANCEL = (
+    _NOW
+    + _LOOK
+    + _UNCOUNT
+    + """
+local state, task = unpack(redis.call('HMGET', KEYS[1], 'state', 'task'))
+if not state then return 'UNKNOWN' end
+if state == 'PENDING' or state == 'RETRY' then
+  local lane = cjson.decode(task).lane or ARGV[4]
+  for i = 4, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 1]) end end
+  redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
+  look(KEYS[2], now, ARGV[2], ARGV[3])
+  redis.call('PUBLISH', ARGV[1], 'REVOKED')
+  return 'REVOKED'
+end
+if state == 'STARTED' or state == 'PROGRESS' then redis.call('HSET', KEYS[1], 'cancel', '1') end
+return state
+"""
+)
+
+# KEYS record, lane, open; ARGV id. The task was not accepted after all.
+WITHDRAW = (
+    _UNCOUNT
+    + """
+if redis.call('HGET', KEYS[1], 'state') ~= 'PENDING' then return end
+uncount(KEYS[1], KEYS[2])
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+"""
+)
+
+# KEYS record, open; ARGV id. The object that the task owed is there.
+PAID = """
+redis.call('HDEL', KEYS[1], 'owes')
+redis.call('ZREM', KEYS[2], ARGV[1])
+"""
+
+# KEYS open, unacked-index, suspects, then lane hash and queue of each lane; ARGV prefix of records,
+# most, seconds until the next look, then each lane's name. Returns JSON: [id, verdict, task]...
+# Each due task is given to one caller only, since it is due again later. A message is lost when
+# its queue is empty, or younger ones have been started: queues are first in, first out.
+DUE = (
+    _NOW
+    + _IS_FINAL
+    + """
+now = tonumber(now)
+local lanes = {}
+for i = 4, #ARGV do
+  local queue = KEYS[3 + 2 * (i - 3)]
+  lanes[ARGV[i]] = {hash = KEYS[2 + 2 * (i - 3)], length = redis.call('LLEN', queue)}
+end
+
+local function published(record, lane, id, task)
+  local seq = redis.call('HINCRBY', lane.hash, 'submitted', 1)
+  redis.call('HSET', record, 'seq', seq)
+  redis.call('HDEL', record, 'due')
+  return {id, 'publish', task}
+end
+
+-- What is to be done, and when to look again (nil: never).
+local function judge(id)
+  local record = ARGV[1] .. id
+  local names = {'state', 'task', 'claim', 'due', 'dead', 'owes', 'seq', 'strikes'}
+  local r = redis.call('HMGET', record, unpack(names))
+  local state, task, claim, due, dead, owes, seq, strikes = unpack(r)
+  local later = now + ARGV[3]
+  if not state and not dead then return nil, nil end
+  if is_final(state) then
+    if owes then return {id, 'write', task}, later end
+    return nil, nil
+  end
+  if dead then return {id, 'bury', task or '{}'}, later end
+  if claim and redis.call('ZSCORE', KEYS[2], claim) then return nil, later end
+  local parsed = cjson.decode(task)
+  local lane = lanes[parsed.lane or 'interactive']
+  local deadline = type(parsed.deadline) == 'number' and parsed.deadline or nil
+  if deadline and now > deadline then return {id, 'expire', task}, later end
+  if deadline then later = math.min(later, deadline + 0.01) end
+  if due and now < tonumber(due) then return nil, math.min(later, tonumber(due)) end
+  if due then return published(record, lane, id, task), later end
+  if state == 'STARTED' or state == 'PROGRESS' then
+    redis.call('HSET', record, 'state', 'RETRY')
+    return published(record, lane, id, task), later
+  end
+  -- It may stand in the suspects' line, which is gone through sooner or later.
+  if strikes and redis.call('LLEN', KEYS[3]) > 0 then return nil, later end
+  local started = tonumber(redis.call('HGET', lane.hash, 'started') or '0')
+  if lane.length == 0 or started > tonumber(seq or '0') then
+    return published(record, lane, id, task), later
+  end
+  return nil, later
+end
+
+local found = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])) do
+  -- A record that somebody has spoilt must not keep the others from being looked at.
+  local is_well, verdict, later = pcall(judge, id)
+  if not is_well then verdict, later = nil, now + 60 * ARGV[3] end
+  if verdict then found[#found + 1] = verdict end
+  if later then redis.call('ZADD', KEYS[1], later, id) else redis.call('ZREM', KEYS[1], id) end
+end
+if #found == 0 then return '[]' end
+return cjson.encode(found)
+"""
+)
+
+# KEYS record, lane... Returns JSON: the record, and how far each lane has started. One string,
+# because redis-py spends most of a reply's time on taking its elements apart.
+STATUS = """
+local found, record, started = redis.call('HGETALL', KEYS[1]), {}, {}
+for i = 1, #found, 2 do record[found[i]] = found[i + 1] end
+for i = 2, #KEYS do started[i - 1] = redis.call('HGET', KEYS[i], 'started') or '0' end
+return cjson.encode({record, started})
+"""
