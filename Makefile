@@ -18,7 +18,7 @@ demo: setup ## three image questions through queue, worker and store; MODEL=micr
 	@$(PYTHON_ENV)/python examples/demo.py --model "$(MODEL)"
 
 test: triton ## the whole quick suite, real servers included
-	@$(PYTHON_ENV)/python -m pytest
+	@sh tools/test.sh $(PYTHON_ENV)/python
 
 faults: setup ## the fault matrix at full size, about an hour; its control with FLAGS=--stock
 	@$(PYTHON_ENV)/python -m tests.faults --full $(FLAGS)

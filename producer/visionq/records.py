@@ -29,7 +29,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -303,21 +303,44 @@ class Records:
                 return script(keys, args)
 
 
+class _RetryOnce(Retry):
+    """Where one connection has gone silent, the idle ones beside it have too: they are dropped.
+
+    Else each of them would cost its next user a time-out.
+    """
+
+    pool: redis.ConnectionPool | None = None
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self  # each connection would have a copy, without state to keep apart
+
+    def call_with_retry(self, *args: Any, **more: Any) -> Any:
+        try:
+            return super().call_with_retry(*args, **more)
+        except redis.TimeoutError:
+            if self.pool is not None:
+                self.pool.disconnect(inuse_connections=False)
+            raise
+
+
 def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
     """A client that answers or fails within `timeout_seconds` per try.
 
     A connection that died while pooled is replaced once; every script here may safely run twice.
     Raises `SettingsError` for a URL that is none.
     """
+    retry = _RetryOnce(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             decode_responses=True,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             socket_keepalive=True,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            retry=retry,
         )
+        retry.pool = client.connection_pool
+        return client
     except ValueError as exc:
         # The message could hold part of the password.
         raise SettingsError("url is not redis://user:password@host:port/db") from exc
