@@ -225,6 +225,11 @@ def _conf(settings: Settings) -> dict[str, Any]:
         "result_serializer": "json",
         "accept_content": ["json"],
         "result_expires": settings.broker.record_ttl_seconds,
+        # Celery's own results; its default is two minutes, in which a silent connection would keep
+        # the task's thread, and its lease.
+        "redis_socket_timeout": settings.broker.timeout_seconds,
+        "redis_socket_connect_timeout": settings.broker.timeout_seconds,
+        "redis_socket_keepalive": True,
         "task_acks_late": True,
         # A failure is a stored result: it is acked like an answer.
         "task_acks_on_failure_or_timeout": True,
