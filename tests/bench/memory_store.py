@@ -16,6 +16,11 @@ class MemoryStore(ObjectStore):
     def put(self, key: str, content: bytes, content_type: str = "application/octet-stream") -> None:
         self._objects[key] = content
 
+    def put_new(
+        self, key: str, content: bytes, content_type: str = "application/octet-stream"
+    ) -> bool:
+        return self._objects.setdefault(key, content) is content
+
     def get(self, key: str, *, bucket: str | None = None, max_bytes: int | None = None) -> bytes:
         try:
             return self._objects[key]
