@@ -53,10 +53,10 @@ def redis_killed(world: World) -> Report:
 
 def redis_full(world: World) -> Report:
     """Row 12: Redis refuses writes; submits fail, workers wait, and all goes on."""
-    full_seconds = world.pick(2.5, 10.0)
+    full_seconds = world.pick(5.0, 10.0)  # a report is tried for 2.4 s, then slots are free
     with world.scene("redis-full", tokens=(50, 150)) as scene:
         scene.crew.add(scene.spec(), count=2)
-        scene.producer.submit(20)
+        scene.producer.submit(40)  # more than both have in hand: they try to take the others
         sleep(0.3)
         with redis_setting(scene, "maxmemory", "1mb"):
             scene.events.note("Redis is full")
