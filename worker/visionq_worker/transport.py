@@ -19,7 +19,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from visionq.contract import Lane
 from visionq.names import TASK_NAME
@@ -122,6 +122,11 @@ class Channel(kombu_redis.Channel):
                 answer = self.client.parse_response(self.client.connection, "EVALSHA", **options)
             except NoScriptError:
                 self.leases.load_claim()
+                raise kombu_redis.Empty from None
+            except ResponseError as error:
+                # A Redis that is full, or cannot write, refuses the claim, and a later one may not.
+                log.warning("nothing can be claimed: %s", error)
+                self._sleeps_until = monotonic() + IDLE_SECONDS
                 raise kombu_redis.Empty from None
             except self.connection_errors:
                 # The next poll reconnects.
