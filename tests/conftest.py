@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.addresses import store_address
 from tests.support.workers import environment, running_worker
 from visionq import Client, StoreAddress
 from visionq.local import LocalServers, LocalUrls
@@ -47,13 +48,7 @@ def urls(servers: LocalServers) -> LocalUrls:
 
 @pytest.fixture(scope="session")
 def address(urls: LocalUrls) -> StoreAddress:
-    return StoreAddress(
-        bucket=urls.s3_bucket,
-        endpoint_url=urls.s3_endpoint,
-        region=urls.s3_region,
-        access_key=urls.s3_access_key,
-        secret_key=urls.s3_secret_key,
-    )
+    return store_address(urls)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ return false
 )
 
 # KEYS record, lane, open; ARGV ttl, task, owner, max, id, seconds until a look.
-# Returns state, attempt, fence, now and submitted, in one string.
+# Returns state, attempt, fence, now, submitted and, if any, what was decided: in one string.
 # A sender that is no visionq client has written no record: it is made here.
 START = (
     _NOW
@@ -95,8 +95,8 @@ redis.call('HSET', KEYS[1], 'state', 'STARTED', 't0', now, 'owner', ARGV[3], 'ma
 redis.call('HDEL', KEYS[1], 'tokens', 'code', 'message', 'retryable', 'due')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 look(KEYS[3], now + ARGV[6], ARGV[5], ARGV[1])
-local submitted = redis.call('HGET', KEYS[1], 'at')
-return table.concat({'STARTED', attempt, fence, now, submitted}, ' ')
+local submitted, result = unpack(redis.call('HMGET', KEYS[1], 'at', 'result'))
+return table.concat({'STARTED', attempt, fence, now, submitted, result or nil}, ' ')
 """
 )
 
@@ -119,8 +119,27 @@ return 'run'
 """
 )
 
-# KEYS record, open; ARGV fence, state, ttl, channel, id, then field, value...
-# Returns 1, or 0 when refused.
+# KEYS record; ARGV fence, ttl, result. Returns 1, or 0 when refused.
+DECIDE = (
+    _IS_FINAL
+    + """
+local held = redis.call('HMGET', KEYS[1], 'state', 'fence')
+if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'result', ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+)
+
+# KEYS record; ARGV result. Returns the one that was decided first; false when none is owed.
+DECIDE_OWED = """
+if not redis.call('HGET', KEYS[1], 'owes') then return false end
+redis.call('HSETNX', KEYS[1], 'result', ARGV[1])
+return redis.call('HGET', KEYS[1], 'result')
+"""
+
+# KEYS record, open, the work's key if later tasks may reuse the answer; ARGV fence, state, ttl,
+# channel, id, then field, value... Returns 1, or 0 when refused.
 MOVE = (
     _NOW
     + _IS_FINAL
@@ -130,8 +149,10 @@ if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[2])
 if is_final(ARGV[2]) then
   redis.call('HSET', KEYS[1], 't1', now)
+  redis.call('HDEL', KEYS[1], 'result')
   redis.call('ZREM', KEYS[2], ARGV[5])
 end
+if KEYS[3] then redis.call('SET', KEYS[3], ARGV[5], 'EX', ARGV[3]) end
 for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('PUBLISH', ARGV[4], ARGV[2])
@@ -166,8 +187,10 @@ CANCEL = (
     + _LOOK
     + _UNCOUNT
     + """
-local state, task = unpack(redis.call('HMGET', KEYS[1], 'state', 'task'))
+local held = redis.call('HMGET', KEYS[1], 'state', 'task', 'result')
+local state, task = held[1], held[2]
 if not state then return 'UNKNOWN' end
+if held[3] then return state end -- an attempt has decided the result: too late
 if state == 'PENDING' or state == 'RETRY' then
   local lane = cjson.decode(task).lane or ARGV[4]
   for i = 4, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 1]) end end
@@ -194,7 +217,7 @@ redis.call('ZREM', KEYS[3], ARGV[1])
 
 # KEYS record, open; ARGV id. The object that the task owed is there.
 PAID = """
-redis.call('HDEL', KEYS[1], 'owes')
+redis.call('HDEL', KEYS[1], 'owes', 'result')
 redis.call('ZREM', KEYS[2], ARGV[1])
 """
 

@@ -16,11 +16,13 @@ A record's fields, short because a record waits in memory with its message:
     strikes    workers that were lost with it            dead  why it was put aside
     retries    times it was postponed    due             not to be started before that time
     owes       "1" while a state that is final lacks its result object
+    result     the result, from when it was decided until its object is known to be stored
     counted    its tenant, while it counts among those that wait in its lane
 
-A state that is final never changes, but for the replay of a dead letter (`dead`). Every key has a
-TTL. Tasks that have not ended, or owe an object, stand in the set `open` by the time when a
-worker's reconciler should look at them.
+A state that is final never changes, but for the replay of a dead letter (`dead`). Of two attempts
+that believe they own a task, the one whose result is decided here first is right, and whoever takes
+the task over stores the same bytes. Every key has a TTL. Tasks that have not ended, or owe an
+object, stand in the set `open` by the time when a worker's reconciler should look at them.
 """
 
 from __future__ import annotations
@@ -56,13 +58,17 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One start of a task. `fence` must accompany every later write; the clock is Redis's."""
+    """One start of a task. `fence` must accompany every later write; the clock is Redis's.
+
+    `decided`: the result, as JSON, of an earlier attempt that has perhaps not stored it.
+    """
 
     state: State
     number: int
     fence: int
     now: float
     submitted_at: float
+    decided: str | None = None
 
 
 Verdict = Literal["publish", "expire", "bury", "write"]
@@ -126,6 +132,8 @@ class Records:
         self._create = client.register_script(record_scripts.CREATE)
         self._start = client.register_script(record_scripts.START)
         self._progress = client.register_script(record_scripts.PROGRESS)
+        self._decide = client.register_script(record_scripts.DECIDE)
+        self._decide_owed = client.register_script(record_scripts.DECIDE_OWED)
         self._move = client.register_script(record_scripts.MOVE)
         self._postpone = client.register_script(record_scripts.POSTPONE)
         self._paid = client.register_script(record_scripts.PAID)
@@ -179,28 +187,54 @@ class Records:
         look = str(LOOK_SECONDS)
         args = [self._ttl, encode_task(task), owner, str(max_new_tokens), task.id, look]
         reply: str = self._run(self._start, self._keys(task), args)
-        state, number, fence, now, submitted = reply.split()
+        state, number, fence, now, submitted, *decided = reply.split(" ", 5)
         return Attempt(
             state=State(state),
             number=int(number),
             fence=int(fence),
             now=float(now),
             submitted_at=float(submitted),
+            decided=decided[0] if decided else None,
         )
 
-    def progress(self, task_id: str, *, fence: int, generated_tokens: int) -> str:
+    def progress(
+        self, task_id: str, *, fence: int, generated_tokens: int
+    ) -> Literal["run", "cancel", "lost"]:
         """Report tokens. Returns "run", "cancel" (asked for) or "lost" (owned by another)."""
         channel = self._names.events(task_id)
         keys = [self._names.record(task_id)]
         args = [str(fence), str(generated_tokens), channel, self._ttl]
-        return str(self._run(self._progress, keys, args))
+        answer: Literal["run", "cancel", "lost"] = self._run(self._progress, keys, args)
+        return answer
 
-    def move(self, task_id: str, state: State, *, fence: int, **more: str) -> bool:
-        """Change the state and fields; False when the fence is stale or the state final."""
+    def decide(self, task_id: str, result: str, *, fence: int) -> bool:
+        """Settle what is to be stored; False when the fence is stale or the state final.
+
+        Only then may the object be written, by this attempt or by any that takes over.
+        """
+        keys = [self._names.record(task_id)]
+        return bool(self._run(self._decide, keys, [str(fence), self._ttl, result]))
+
+    def decide_owed(self, task_id: str, result: str) -> str | None:
+        """The same for a task that has ended and owes its object. Returns what is to be stored."""
+        found = self._run(self._decide_owed, [self._names.record(task_id)], [result])
+        return None if found is None else str(found)
+
+    def move(
+        self, task_id: str, state: State, *, fence: int, work_key: str | None = None, **more: str
+    ) -> bool:
+        """Change the state and fields; False when the fence is stale or the state final.
+
+        With a `work_key`, this task's result answers whoever asks the same, for as long as its
+        record is kept (`recall`).
+        """
+        keys = self._own_keys(task_id)
+        if work_key is not None:
+            keys.append(self._names.known(work_key))
         args = [str(fence), str(state), self._ttl, self._names.events(task_id), task_id]
         for name, value in more.items():
             args += [name, value]
-        return bool(self._run(self._move, self._own_keys(task_id), args))
+        return bool(self._run(self._move, keys, args))
 
     def postpone(
         self,
@@ -228,11 +262,6 @@ class Records:
         args = [self._names.record(""), str(limit), str(LOOK_SECONDS), *LANES]
         found = json.loads(self._run(self._due, keys, args))
         return [Due(task_id, verdict, json.loads(task)) for task_id, verdict, task in found]
-
-    def remember(self, work_key: str, task_id: str) -> None:
-        """This task's result answers whoever asks the same, for as long as its record is kept."""
-        with mapped_errors():
-            self._redis.set(self._names.known(work_key), task_id, ex=int(self._ttl))
 
     def recall(self, work_key: str) -> str | None:
         """The id of a task that has been answered for this work."""

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from tests.client.hand_worker import HandWorker
+from tests.support.addresses import store_address
 from visionq import Client, StoreAddress
 from visionq.local import LocalServers, LocalUrls
 from visionq.names import Names
@@ -74,13 +75,7 @@ def num_reads(own_raw: redis.Redis) -> Callable[[Callable[[], Any]], int]:
 
 @pytest.fixture
 def own_address(own_urls: LocalUrls) -> StoreAddress:
-    return StoreAddress(
-        bucket=own_urls.s3_bucket,
-        endpoint_url=own_urls.s3_endpoint,
-        region=own_urls.s3_region,
-        access_key=own_urls.s3_access_key,
-        secret_key=own_urls.s3_secret_key,
-    )
+    return store_address(own_urls)
 
 
 @pytest.fixture

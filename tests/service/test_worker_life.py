@@ -15,10 +15,11 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 
+from tests.support.addresses import store_address
 from tests.support.killing import kill_valkey
 from tests.support.waiting import wait_until
 from tests.support.workers import BIN, READY_SECONDS, environment, running_worker
-from visionq import Client, State, StoreAddress
+from visionq import Client, State
 from visionq.local import LocalServers, LocalUrls
 from visionq.objects import ObjectStore
 
@@ -151,12 +152,7 @@ def own_servers(tmp_path: Path) -> Iterator[LocalServers]:
 @pytest.fixture
 def own_client(own_servers: LocalServers) -> Iterator[Client]:
     urls = own_servers.urls
-    address = StoreAddress(
-        bucket=urls.s3_bucket,
-        endpoint_url=urls.s3_endpoint,
-        access_key=urls.s3_access_key,
-        secret_key=urls.s3_secret_key,
-    )
+    address = store_address(urls)
     with Client(urls.broker_url, address, namespace="own") as client:
         yield client
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support.addresses import store_address
 from tests.support.scripted import ScriptedEngine
 from tests.worker.workbench import Workbench, workbench
 from visionq import StoreAddress
@@ -46,15 +47,7 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServers
 @pytest.fixture(scope="session")
 def breakable_bucket(breakable: LocalServers) -> Iterator[ObjectStore]:
     urls = breakable.urls
-    opened = ObjectStore(
-        StoreAddress(
-            bucket=urls.s3_bucket,
-            endpoint_url=urls.s3_endpoint,
-            region=urls.s3_region,
-            access_key=urls.s3_access_key,
-            secret_key=urls.s3_secret_key,
-        )
-    )
+    opened = ObjectStore(store_address(urls))
     yield opened
     opened.close()
 

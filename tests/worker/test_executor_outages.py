@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal
 
 import pytest
 
+from tests.support.addresses import store_address
 from tests.support.killing import kill_valkey
 from tests.support.scripted import ScriptedEngine
 from tests.support.waiting import wait_until
 from tests.worker.workbench import HeldEngine, Workbench, down, running, workbench
+from visionq import StoreAddress
 from visionq.contract import Failure, Result, State, Task
 from visionq.errors import BrokerUnavailable
 from visionq.local import LocalServers
-from visionq.names import Names
+from visionq.names import RESULT_FOLDER, Names
 from visionq.objects import ObjectStore
 from visionq.records import Records, connect
 from visionq_worker.engine.errors import EngineBroken, EngineClosed, EngineError
@@ -74,17 +78,49 @@ class InterruptedEngine(ScriptedEngine):
         return super().submit(request)
 
 
-def test_result_object_is_stored_before_the_record_ends(
+def test_nothing_is_stored_that_redis_does_not_know_of(
     breakable: LocalServers, breakable_bench: BenchWith
 ) -> None:
-    """Redis dies while the model works and stays away: the object is there, the record is not."""
+    """Another attempt might own the task by now."""
     bench = breakable_bench(InterruptedEngine(lambda: kill_valkey(breakable)))
     task = bench.task()
     try:
-        with pytest.raises(Postponed, match=r"^the result is stored; Redis did not answer$"):
+        with pytest.raises(Postponed, match=r"^the task is answered; Redis did not answer$"):
             bench.executor.execute(task)
     finally:
         breakable.restart("valkey")
+    assert bench.stored(task) is None
+    assert bench.state(task) is State.STARTED
+    assert bench.run(task).provenance.attempt == 2
+
+
+class FatalStore(ObjectStore):
+    """Takes one result; then `after_put` happens."""
+
+    def __init__(self, address: StoreAddress, after_put: Callable[[], object]) -> None:
+        super().__init__(address)
+        self._after_put = after_put
+
+    def put(self, key: str, content: bytes, content_type: str = "") -> None:
+        super().put(key, content, content_type)
+        if key.startswith(RESULT_FOLDER):
+            self._after_put()
+
+
+def test_result_object_is_stored_before_the_record_ends(
+    breakable: LocalServers, breakable_bench: BenchWith
+) -> None:
+    """Redis dies after the put and stays away: the object is there, the record has not ended."""
+    store = FatalStore(store_address(breakable.urls), lambda: kill_valkey(breakable))
+    bench = breakable_bench(ScriptedEngine())
+    dying = workbench(bench.engine, bench.records, store)
+    task = bench.task()
+    try:
+        with pytest.raises(Postponed, match=r"^the task is stored; Redis did not answer$"):
+            dying.executor.execute(task)
+    finally:
+        breakable.restart("valkey")
+        store.close()
     stored = bench.stored(task)
     assert stored is not None
     assert (stored.state, stored.text) == (State.SUCCESS, "a scripted answer")
@@ -94,22 +130,52 @@ def test_result_object_is_stored_before_the_record_ends(
     assert len(bench.engine.requests) == 1
 
 
+class CountingRecords(Records):
+    """Counts what Redis did not take."""
+
+    num_unheard = 0
+
+    def progress(
+        self, task_id: str, *, fence: int, generated_tokens: int
+    ) -> Literal["run", "cancel", "lost"]:
+        with self._counted():
+            return super().progress(task_id, fence=fence, generated_tokens=generated_tokens)
+
+    def decide(self, task_id: str, result: str, *, fence: int) -> bool:
+        with self._counted():
+            return super().decide(task_id, result, fence=fence)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokerUnavailable:
+            self.num_unheard += 1
+            raise
+
+
+@pytest.fixture
+def counting(breakable: LocalServers) -> Iterator[CountingRecords]:
+    client = connect(breakable.urls.broker_url, timeout_seconds=1)
+    yield CountingRecords(client, Names(), ttl_seconds=600)
+    client.close()
+
+
 def test_short_outage_of_redis_is_sat_out(
-    breakable: LocalServers, breakable_bench: BenchWith
+    breakable: LocalServers, breakable_bucket: ObjectStore, counting: CountingRecords
 ) -> None:
     back = threading.Event()
 
+    def return_once_missed() -> None:
+        wait_until(lambda: counting.num_unheard)
+        breakable.restart("valkey")
+        back.set()
+
     def die_for_a_moment() -> None:
         kill_valkey(breakable)
-
-        def return_once_missed() -> None:
-            wait_until(lambda: bench.store.exists(task.result_key))
-            breakable.restart("valkey")
-            back.set()
-
         threading.Thread(target=return_once_missed).start()
 
-    bench = breakable_bench(InterruptedEngine(die_for_a_moment))
+    bench = workbench(InterruptedEngine(die_for_a_moment), counting, breakable_bucket)
     task = bench.task()
     result = bench.run(task)
     assert back.wait(SECONDS)
@@ -118,34 +184,19 @@ def test_short_outage_of_redis_is_sat_out(
     assert len(bench.engine.requests) == 1
 
 
-class CountingRecords(Records):
-    """Counts the progress reports that Redis did not take."""
-
-    num_unheard = 0
-
-    def progress(self, task_id: str, *, fence: int, generated_tokens: int) -> str:
-        try:
-            return super().progress(task_id, fence=fence, generated_tokens=generated_tokens)
-        except BrokerUnavailable:
-            self.num_unheard += 1
-            raise
-
-
 def test_task_goes_on_while_progress_cannot_be_reported(
-    breakable: LocalServers, breakable_bucket: ObjectStore
+    breakable: LocalServers, breakable_bucket: ObjectStore, counting: CountingRecords
 ) -> None:
-    client = connect(breakable.urls.broker_url, timeout_seconds=1)
-    records, engine = CountingRecords(client, Names(), ttl_seconds=600), HeldEngine()
-    bench = workbench(engine, records, breakable_bucket)
+    engine = HeldEngine()
+    bench = workbench(engine, counting, breakable_bucket)
     task = bench.task()
     with running(bench, task) as outcome:
         wait_until(lambda: bench.state(task) is State.PROGRESS)
         with down(breakable, "valkey"):
-            wait_until(lambda: records.num_unheard > 1)
+            wait_until(lambda: counting.num_unheard > 1)
         assert not engine.handles[0].is_cancelled
         engine.end(0)
         result = outcome.result(SECONDS)
-    client.close()
     assert not isinstance(result, State)
     assert (result.state, result.provenance.attempt) == (State.SUCCESS, 1)
 
@@ -155,8 +206,10 @@ class DeafRecords(Records):
 
     has_lost_a_reply = False
 
-    def move(self, task_id: str, state: State, *, fence: int, **more: str) -> bool:
-        is_moved = super().move(task_id, state, fence=fence, **more)
+    def move(
+        self, task_id: str, state: State, *, fence: int, work_key: str | None = None, **more: str
+    ) -> bool:
+        is_moved = super().move(task_id, state, fence=fence, work_key=work_key, **more)
         if not self.has_lost_a_reply:
             self.has_lost_a_reply = True
             raise BrokerUnavailable("the connection broke")

@@ -2,6 +2,7 @@
 
     TaskError              this task cannot be answered: a code, a safe sentence, retryable or not
     Postponed              nothing is wrong with the task; it goes back into the queue
+    TakenOver              another attempt owns the task, or has ended it
     StartError             the worker cannot start: settings, model, broker or bucket
 
 The wire carries the code and the sentence, the log carries the cause.
@@ -36,6 +37,10 @@ class Postponed(Exception):
         super().__init__(message)
         self.is_noted = is_noted
         self.is_strike = is_strike
+
+
+class TakenOver(Exception):
+    """Another attempt owns the task, or has ended it: nothing of this one may be stored."""
 
 
 class StartError(Exception):

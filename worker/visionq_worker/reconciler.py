@@ -115,4 +115,3 @@ class Reconciler:
             self._executor.end(task, TaskError(FailureCode.WORKER_LOST, message, retryable=True))
         else:
             self._executor.write_revoked(task, time())
-            self._records.paid(task.id)
