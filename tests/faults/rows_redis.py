@@ -55,7 +55,7 @@ def redis_full(world: World) -> Report:
     """Row 12: Redis refuses writes; submits fail, workers wait, and all goes on."""
     full_seconds = world.pick(5.0, 10.0)  # a report is tried for 2.4 s, then slots are free
     with world.scene("redis-full", tokens=(50, 150)) as scene:
-        scene.crew.add(scene.spec(), count=2)
+        slots = scene.crew.add(scene.spec(), count=2)
         scene.producer.submit(40)  # more than both have in hand: they try to take the others
         sleep(0.3)
         with redis_setting(scene, "maxmemory", "1mb"):
@@ -63,6 +63,7 @@ def redis_full(world: World) -> Report:
             began = monotonic()
             refused = is_refused(scene)
             seconds = monotonic() - began
+            scene.crew.kill(slots[0])  # the next one starts while Redis is full
             sleep(full_seconds)
         scene.events.note("Redis has room")
         scene.producer.submit(20)

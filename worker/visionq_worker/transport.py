@@ -102,6 +102,14 @@ class Channel(kombu_redis.Channel):
             self._commands = super()._create_client()
         return self._commands
 
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """Note which queue an exchange feeds: for producers, who note it for themselves, too."""
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+        except ResponseError as error:
+            # Redis is full, or cannot write. Messages are taken out of a queue without that.
+            log.warning("the queue %s is not bound: %s", queue, error)
+
     def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002  # kombu's
         """Send the claim, where kombu would send BRPOP, unless there is nothing to be had."""
         if monotonic() < self._sleeps_until or not self.gate():
@@ -252,6 +260,7 @@ PRIVATE_NAMES = (
     "_create_client",
     "_flush_brpop_reauth",
     "_q_for_pri",
+    "_queue_bind",
     "Message",
     "do_restore",
     "pool",
