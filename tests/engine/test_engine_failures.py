@@ -350,6 +350,24 @@ def test_step_that_hangs_ends_every_request_and_says_so_once(
     assert ", in hang\n" in caplog.text  # where it hangs
 
 
+def test_engine_says_for_how_long_nothing_has_moved() -> None:
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def wait(step: int, _chunks: Sequence[Chunk]) -> None:
+        if step == 3:
+            waits.set()
+            goes_on.wait(30)
+
+    with open_rig(num_pages=20, before_step=wait) as rig:
+        assert rig.engine.stalled_seconds() == 0.0, "there is nothing to do"
+        handle = rig.engine.submit(request())
+        assert waits.wait(30)
+        wait_until(lambda: rig.engine.stalled_seconds() > 0.1)
+        goes_on.set()
+        handle.result()
+        wait_until(lambda: rig.engine.stalled_seconds() == 0.0)
+
+
 def test_wrong_books_break_the_engine_and_no_handle_is_left_waiting() -> None:
     with open_rig(num_pages=20, survives=False) as rig:
         plan = rig.engine._scheduler.plan

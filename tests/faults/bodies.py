@@ -167,6 +167,9 @@ class Engine:
     def decode(self, token_ids: Iterable[int]) -> str:
         return self._inner.decode(token_ids)
 
+    def stalled_seconds(self) -> float:
+        return self._inner.stalled_seconds()
+
     def close(self) -> None:
         self._inner.close()
 

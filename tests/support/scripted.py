@@ -67,6 +67,9 @@ class ScriptedEngine:
     def decode(self, token_ids: Iterable[int]) -> str:
         return " ".join(self.words[token % len(self.words)] for token in token_ids)
 
+    def stalled_seconds(self) -> float:
+        return 0.0
+
     def close(self) -> None:
         self.is_closed = True
 

@@ -34,6 +34,7 @@ def test_worker_that_takes_messages_is_live_and_ready() -> None:
         ({"loop_age": None}, "the event loop does not turn"),
         ({"claim_age": OLD}, "no messages are asked for"),
         ({"claim_age": None}, "no messages are asked for"),
+        ({"is_engine_well": False}, "the engine makes no progress"),
     ],
 )
 def test_worker_that_has_stopped_consuming_does_not_live(
@@ -69,11 +70,15 @@ def test_file_tells_the_probe(tmp_path: Path) -> None:
     pulse = Pulse()
     pulse.loop_turned()
     pulse.claim_sent()
-    write_health(file, pulse.health(num_in_hand=0, may_claim=True, is_full=False))
+    write_health(
+        file, pulse.health(num_in_hand=0, may_claim=True, is_full=False, is_engine_well=True)
+    )
     assert problem(file, must_be_ready=False) is None
     assert problem(file, must_be_ready=True) == "Redis does not answer"
     pulse.broker_answered()
-    write_health(file, pulse.health(num_in_hand=0, may_claim=True, is_full=False))
+    write_health(
+        file, pulse.health(num_in_hand=0, may_claim=True, is_full=False, is_engine_well=True)
+    )
     assert problem(file, must_be_ready=True) is None
     assert list(tmp_path.iterdir()) == [file]
 

@@ -1,7 +1,8 @@
 """Whether a worker lives and is ready, as a file that a probe reads.
 
-A worker lives while its event loop turns and it takes messages, or has a reason not to: its hands
-are full, Redis or the store is away, it was told to stop. It is ready when it could take one now.
+A worker lives while its event loop turns, its engine makes progress, and it takes messages, or has
+a reason not to: its hands are full, Redis or the store is away, it was told to stop. It is ready
+when it could take one now.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ class Health:
     num_in_hand: int
     may_claim: bool
     is_full: bool
+    is_engine_well: bool = True
 
     def why_not_live(self) -> str | None:
+        if not self.is_engine_well:
+            return "the engine makes no progress"
         if not _is_young(self.broker_age):
             return None  # nothing turns without Redis, and a new process would not help
         if not _is_young(self.loop_age):
@@ -63,7 +67,9 @@ class Pulse:
     def broker_answered(self) -> None:
         self.broker_at = monotonic()
 
-    def health(self, *, num_in_hand: int, may_claim: bool, is_full: bool) -> Health:
+    def health(
+        self, *, num_in_hand: int, may_claim: bool, is_full: bool, is_engine_well: bool
+    ) -> Health:
         return Health(
             at=time(),
             loop_age=_age(self.loop_at),
@@ -72,6 +78,7 @@ class Pulse:
             num_in_hand=num_in_hand,
             may_claim=may_claim,
             is_full=is_full,
+            is_engine_well=is_engine_well,
         )
 
 

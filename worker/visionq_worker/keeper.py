@@ -1,6 +1,7 @@
 """A worker's housekeeping: holds its leases, and gives back what others hold no longer.
 
-One thread. What fails because Redis is away is tried again at the next turn.
+One thread. The leases of a process whose engine makes no progress are not renewed: its tasks are
+better off with another. What fails because Redis is away is tried again at the next turn.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ class Keeper:
     """Starts and ends with the service; all its work is done between `start` and `stop`."""
 
     def __init__(
-        self, leases: Leases, pulse: Pulse, write_health: Callable[[], None] | None = None
+        self,
+        leases: Leases,
+        pulse: Pulse,
+        is_engine_well: Callable[[], bool],
+        write_health: Callable[[], None] | None = None,
     ) -> None:
         self._leases = leases
         self._pulse = pulse
+        self._is_engine_well = is_engine_well
         self._write_health = write_health
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -64,6 +70,9 @@ class Keeper:
 
     def _renew(self) -> None:
         began = monotonic()
+        if not self._is_engine_well():
+            log.error("the engine makes no progress: the leases are left to end")
+            return
         lost = self._leases.renew()
         self._renews_at = began + self._leases.lease_seconds / RENEWALS_PER_LEASE
         if lost:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MARGIN_SECONDS = 10.0
+"""Beyond `engine.hang_seconds`, in which a worker that hangs should have left."""
 REPORTED_PACKAGES = ("visionq-worker", "transformers", "torch", "pillow", "celery", "kombu")
 
 
@@ -76,7 +78,7 @@ class Service:
         is_ready = self._executor is not None and self.store_gate.is_open
         return is_ready and not self._is_stopping and not self.leases.holds_suspect
 
-    def _health_writer(self) -> Callable[[], None] | None:
+    def _health_writer(self, is_engine_well: Callable[[], bool]) -> Callable[[], None] | None:
         file, full = self.settings.worker.health_file, self.settings.worker.concurrency
         if file is None:
             return None
@@ -87,6 +89,7 @@ class Service:
                 num_in_hand=num_in_hand,
                 may_claim=self.may_claim(),
                 is_full=num_in_hand >= full,
+                is_engine_well=is_engine_well(),
             )
             try:
                 write_health(file, health)
@@ -142,11 +145,16 @@ class Service:
             keeps_results=_keeps_results(store),
             reuses=settings.worker.reuse,
         )
-        self._start_housekeeping(undo, executor, records, store)
+        self._start_housekeeping(undo, engine, executor, records, store)
         return executor
 
     def _start_housekeeping(
-        self, undo: ExitStack, executor: Executor, records: Records, store: ObjectStore
+        self,
+        undo: ExitStack,
+        engine: Engine,
+        executor: Executor,
+        records: Records,
+        store: ObjectStore,
     ) -> None:
         broker = self.settings.broker
         publisher = Publisher(
@@ -155,7 +163,15 @@ class Service:
             timeout_seconds=broker.timeout_seconds,
         )
         undo.callback(publisher.close)
-        keeper = Keeper(self.leases, self.pulse, self._health_writer())
+        # The watchdog has ended the process by then, unless that hangs, too.
+        longest = self.settings.engine.hang_seconds + MARGIN_SECONDS
+
+        def is_engine_well() -> bool:
+            return engine.stalled_seconds() < longest
+
+        keeper = Keeper(
+            self.leases, self.pulse, is_engine_well, self._health_writer(is_engine_well)
+        )
         reconciler = Reconciler(
             records=records,
             publisher=publisher,

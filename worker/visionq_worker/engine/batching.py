@@ -91,6 +91,7 @@ class BatchingEngine:
         self._open: dict[int, Sequence] = {}  # every request that has not ended, by its number
         self._deadlines: list[tuple[float, int]] = []  # a heap, with the numbers of requests
         self._checked_at = perf_counter()
+        self._turned_at = monotonic()
         self._is_closed = False
         self._broken: EngineBroken | None = None
         self._watchdog = Watchdog(options.hang_seconds, self._hangs)
@@ -110,6 +111,8 @@ class BatchingEngine:
                 raise self._broken.with_traceback(None)
             if self._is_closed:
                 raise EngineClosed
+            if not self._open:
+                self._turned_at = monotonic()
             self._open[sequence.number] = sequence
             self._inbox.append(sequence)
             self._meter.num_requests += 1
@@ -142,6 +145,9 @@ class BatchingEngine:
             retried_steps_total=meter.num_retried_steps,
         )
 
+    def stalled_seconds(self) -> float:
+        return monotonic() - self._turned_at if self._open else 0.0
+
     def close(self, *, cancel: bool = False) -> None:
         """Take no more requests, finish or cancel those there are, end the thread."""
         with self._changed:
@@ -168,6 +174,7 @@ class BatchingEngine:
             self._break("the engine's books are wrong", error)
 
     def _turn(self) -> None:
+        self._turned_at = monotonic()
         self._let_go()
         if not self._scheduler.is_idle:
             chunks = self._scheduler.plan()

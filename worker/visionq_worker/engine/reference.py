@@ -68,6 +68,9 @@ class ReferenceEngine:
             self._waiting.put((request, handle))
         return handle
 
+    def stalled_seconds(self) -> float:
+        return 0.0  # what happens within `generate` is not seen
+
     def close(self) -> None:
         with self._accepting:
             self._is_closed = True

@@ -214,6 +214,10 @@ class Engine(Protocol):
         """The text of generated ids."""
         ...
 
+    def stalled_seconds(self) -> float:
+        """How long nothing has moved although there are requests; 0 when there are none."""
+        ...
+
     def close(self) -> None:
         """Finish what was submitted, then let the device go. Handles all end."""
         ...
