@@ -94,6 +94,7 @@ COPY --from=installed /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    VISIONQ_WORKER__HEALTH_FILE=/tmp/health.json \
     HOME=/var/cache/visionq \
     HF_HOME=/var/cache/visionq/huggingface \
     HF_HUB_DISABLE_TELEMETRY=1 \
@@ -106,6 +107,6 @@ VOLUME ["/var/cache/visionq"]
 USER 10001:10001
 # The first start downloads 8 GB; failures within the start period do not count.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=30m --retries=3 \
-    CMD ["visionq-worker", "check", "--quick"]
+    CMD ["visionq-worker", "probe", "live"]
 ENTRYPOINT ["visionq-worker"]
 CMD ["run"]

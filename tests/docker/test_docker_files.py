@@ -96,7 +96,8 @@ def test_final_stage_runs_the_worker_as_a_fixed_user(instructions: list[str]) ->
     assert 'ENTRYPOINT ["visionq-worker"]' in final
     assert 'CMD ["run"]' in final
     (healthcheck,) = (line for line in final if line.startswith("HEALTHCHECK "))
-    assert healthcheck.endswith('CMD ["visionq-worker", "check", "--quick"]')
+    assert healthcheck.endswith('CMD ["visionq-worker", "probe", "live"]')
+    assert any("VISIONQ_WORKER__HEALTH_FILE=/tmp/" in line for line in final), "what it reads"
     after_user = final[final.index("USER 10001:10001") + 1 :]
     assert {line.split()[0] for line in after_user} == {"HEALTHCHECK", "ENTRYPOINT", "CMD"}
 
