@@ -13,6 +13,14 @@ local function is_final(state)
 end
 """
 
+# Looks at tasks that wait are spread, or a long queue would keep Redis busy with them.
+_PAUSE = """
+local LOOKS_PER_SECOND = 1000
+local function pause(open, seconds)
+  return math.max(seconds, redis.call('ZCARD', open) / LOOKS_PER_SECOND)
+end
+"""
+
 _LOOK = """
 local function look(open, at, id, ttl)
   redis.call('ZADD', open, at, id)
@@ -39,6 +47,7 @@ end
 # when it is refused.
 CREATE = (
     _NOW
+    + _PAUSE
     + _LOOK
     + """
 local found = redis.call('HMGET', KEYS[1], 'state', 'sent')
@@ -60,7 +69,7 @@ if tonumber(ARGV[8]) > 0 then
   redis.call('HSET', KEYS[1], 'due', now + ARGV[8], 'sent', '1')
   look(KEYS[3], now + ARGV[8], ARGV[3], ARGV[1])
 else
-  look(KEYS[3], now + ARGV[4], ARGV[3], ARGV[1])
+  look(KEYS[3], now + pause(KEYS[3], ARGV[4]), ARGV[3], ARGV[1])
 end
 return false
 """
@@ -222,19 +231,22 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
 # KEYS open, unacked-index, suspects, then lane hash and queue of each lane; ARGV prefix of records,
-# most, seconds until the next look, then each lane's name. Returns JSON: [id, verdict, task]...
-# Each due task is given to one caller only, since it is due again later. A message is lost when
-# its queue is empty, or younger ones have been started: queues are first in, first out.
+# most, seconds until the next look, ttl, then each lane's name. Returns [id, verdict, task]... in
+# JSON. Each due task is given to one caller only, since it is due again later. A message is lost
+# when its queue is empty, or younger ones have been started: queues are first in, first out. The
+# record of a task that waits does not end before its turn.
 DUE = (
     _NOW
+    + _PAUSE
     + _IS_FINAL
     + """
 now = tonumber(now)
 local lanes = {}
-for i = 4, #ARGV do
-  local queue = KEYS[3 + 2 * (i - 3)]
-  lanes[ARGV[i]] = {hash = KEYS[2 + 2 * (i - 3)], length = redis.call('LLEN', queue)}
+for i = 5, #ARGV do
+  local queue = KEYS[3 + 2 * (i - 4)]
+  lanes[ARGV[i]] = {hash = KEYS[2 + 2 * (i - 4)], length = redis.call('LLEN', queue)}
 end
+local rest = pause(KEYS[1], ARGV[3])
 
 local function published(record, lane, id, task)
   local seq = redis.call('HINCRBY', lane.hash, 'submitted', 1)
@@ -257,8 +269,10 @@ local function judge(id)
   end
   if dead then return {id, 'bury', task or '{}'}, later end
   if claim and redis.call('ZSCORE', KEYS[2], claim) then return nil, later end
+  redis.call('EXPIRE', record, ARGV[4])
   local parsed = cjson.decode(task)
   local lane = lanes[parsed.lane or 'interactive']
+  if state == 'PENDING' or state == 'RETRY' then later = now + rest end
   local deadline = type(parsed.deadline) == 'number' and parsed.deadline or nil
   if deadline and now > deadline then return {id, 'expire', task}, later end
   if deadline then later = math.min(later, deadline + 0.01) end
@@ -277,8 +291,12 @@ local function judge(id)
   return nil, later
 end
 
-local found = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])) do
+local found, ids = {}, redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
+if #ids > 0 then
+  redis.call('EXPIRE', KEYS[1], ARGV[4])
+  for _, lane in pairs(lanes) do redis.call('EXPIRE', lane.hash, ARGV[4]) end
+end
+for _, id in ipairs(ids) do
   -- A record that somebody has spoilt must not keep the others from being looked at.
   local is_well, verdict, later = pcall(judge, id)
   if not is_well then verdict, later = nil, now + 60 * ARGV[3] end

@@ -50,7 +50,8 @@ LANES = tuple(Lane)
 NOTHING_STARTED = "0"
 FULL = "FULL"
 LOOK_SECONDS = 10
-"""After so long a lost message is noticed, at the soonest."""
+"""After so long a lost message is noticed, at the soonest; after a second for each thousand tasks
+that wait, if that is longer."""
 MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -259,7 +260,7 @@ class Records:
         keys = [self._names.open(), self._names.unacked_index(), self._names.suspects()]
         for lane in LANES:
             keys += [self._names.lane(lane), self._names.queue(lane)]
-        args = [self._names.record(""), str(limit), str(LOOK_SECONDS), *LANES]
+        args = [self._names.record(""), str(limit), str(LOOK_SECONDS), self._ttl, *LANES]
         found = json.loads(self._run(self._due, keys, args))
         return [Due(task_id, verdict, json.loads(task)) for task_id, verdict, task in found]
 

@@ -20,7 +20,7 @@ from visionq.contract import Failure, Lane, State, Task, dump
 from visionq.local import LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import Due, Records
+from visionq.records import LOOK_SECONDS, Due, Records
 from visionq_worker.reconciler import Reconciler
 
 
@@ -60,6 +60,11 @@ class Office:
 
     def is_looked_at(self, task: Task) -> bool:
         return self.raw.zscore(self.names.open(), task.id) is not None
+
+    def seconds_to_look(self, task: Task) -> float:
+        at = self.raw.zscore(self.names.open(), task.id)
+        assert at is not None
+        return float(at) - time()
 
     def start(self, task: Task) -> int:
         return self.bench.records.start(task, owner="lost", max_new_tokens=9).fence
@@ -112,6 +117,32 @@ def test_flushed_queue_is_filled_again(office: Office) -> None:
     tasks = [office.task() for _ in range(3)]
     office.look()
     assert sorted(office.queued()) == sorted(task.id for task in tasks)
+
+
+def test_looks_at_a_long_queue_are_spread(office: Office) -> None:
+    """A thousand tasks in a second at most, however many wait."""
+    first = office.task()
+    for task in (first, office.task()):
+        office.publisher.publish(task)
+    office.look()
+    assert office.seconds_to_look(first) == pytest.approx(LOOK_SECONDS, abs=1)
+    others = {str(number): time() + 3600 for number in range(30_000)}
+    office.raw.zadd(office.names.open(), others)
+    late = office.task()
+    assert office.seconds_to_look(late) == pytest.approx(30, abs=1)
+    office.raw.zadd(office.names.open(), {first.id: 1})
+    office.reconciler._turn()
+    assert office.seconds_to_look(first) == pytest.approx(30, abs=1)
+
+
+def test_record_of_a_task_that_waits_is_kept(office: Office) -> None:
+    task = office.task()
+    office.publisher.publish(task)
+    for key in (office.names.record(task.id), office.names.open()):
+        office.raw.expire(key, 5)
+    office.look()
+    for key in (office.names.record(task.id), office.names.open()):
+        assert office.raw.ttl(key) > 500
 
 
 def test_task_in_a_workers_hands_is_left_alone(office: Office) -> None:
