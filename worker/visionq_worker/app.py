@@ -19,6 +19,7 @@ from celery import Celery, Task, bootsteps, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
 from celery.worker import state as worker_state
+from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Queue
 
 from visionq.broker import tls_conf
@@ -40,6 +41,8 @@ EXIT_START = 3
 """Exit code of a worker that could not start; it has taken no message."""
 EXIT_BROKEN = 70
 """Exit code of a worker whose device hangs or is spoilt: its supervisor has to start it anew."""
+RECONNECT_PAUSES = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
+"""Seconds between tries to connect to a Redis that is away, in kombu's words."""
 GIVE_BACK_SECONDS = 5.0
 """How long such a worker has, beyond `retry_seconds`, to put its tasks back into the queue."""
 
@@ -87,6 +90,17 @@ class ServiceStep(bootsteps.StartStopStep):
 def _leave_at_once(*_: object) -> None:
     log.info("told to stop while starting; no message was taken")
     raise SystemExit(0)
+
+
+class Consumer(CeleryConsumer):
+    """Celery's, which comes back soon after an outage.
+
+    Its pauses between two tries to connect grow to half a minute, and no setting changes that.
+    """
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(conn.ensure_connection, **RECONNECT_PAUSES)
+        return super().ensure_connected(conn)
 
 
 class Backend(RedisBackend):
@@ -234,6 +248,7 @@ def _conf(settings: Settings) -> dict[str, Any]:
         # A failure is a stored result: it is acked like an answer.
         "task_acks_on_failure_or_timeout": True,
         "worker_pool": "threads",
+        "worker_consumer": f"{__name__}:{Consumer.__name__}",
         **tls_conf(settings.broker.url.get_secret_value()),
         "worker_concurrency": settings.worker.concurrency,
         "worker_prefetch_multiplier": 1,

@@ -83,7 +83,10 @@ class Service:
         if file is None:
             return None
 
+        is_written = True
+
         def write() -> None:
+            nonlocal is_written
             num_in_hand = len(self.leases.held)
             health = self.pulse.health(
                 num_in_hand=num_in_hand,
@@ -94,7 +97,11 @@ class Service:
             try:
                 write_health(file, health)
             except OSError as error:
-                log.warning("the health file cannot be written: %s", error)
+                if is_written:  # it is said once, and not every second
+                    log.warning("the health file cannot be written: %s", error)
+                is_written = False
+            else:
+                is_written = True
 
         return write
 
