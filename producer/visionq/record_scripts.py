@@ -147,6 +147,13 @@ redis.call('HSETNX', KEYS[1], 'result', ARGV[1])
 return redis.call('HGET', KEYS[1], 'result')
 """
 
+# KEYS record; ARGV field, key. Returns the key that counts: the first one.
+PIN = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return ARGV[2] end
+redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
+return redis.call('HGET', KEYS[1], ARGV[1])
+"""
+
 # KEYS record, open, the work's key if later tasks may reuse the answer; ARGV fence, state, ttl,
 # channel, id, then field, value... Returns 1, or 0 when refused.
 MOVE = (

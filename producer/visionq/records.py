@@ -18,6 +18,7 @@ A record's fields, short because a record waits in memory with its message:
     owes       "1" while a state that is final lacks its result object
     result     the result, from when it was decided until its object is known to be stored
     counted    its tenant, while it counts among those that wait in its lane
+    pin:<n>    the key in the store of image n, from 0, that was fetched from a URL
 
 A state that is final never changes, but for the replay of a dead letter (`dead`). Of two attempts
 that believe they own a task, the one whose result is decided here first is right, and whoever takes
@@ -136,6 +137,7 @@ class Records:
         self._decide = client.register_script(record_scripts.DECIDE)
         self._decide_owed = client.register_script(record_scripts.DECIDE_OWED)
         self._move = client.register_script(record_scripts.MOVE)
+        self._pin = client.register_script(record_scripts.PIN)
         self._postpone = client.register_script(record_scripts.POSTPONE)
         self._paid = client.register_script(record_scripts.PAID)
         self._due = client.register_script(record_scripts.DUE)
@@ -269,6 +271,16 @@ class Records:
         with mapped_errors():
             found = self._redis.get(self._names.known(work_key))
         return None if found is None else str(found)
+
+    def pinned(self, task_id: str, number: int) -> str | None:
+        """Where the bytes lie that were fetched for an image behind a URL, from 0."""
+        with mapped_errors():
+            found = self._redis.hget(self._names.record(task_id), _pin(number))
+        return None if found is None else str(found)
+
+    def pin(self, task_id: str, number: int, key: str) -> str:
+        """Note that. Returns the key that counts, if another attempt was first."""
+        return str(self._run(self._pin, [self._names.record(task_id)], [_pin(number), key]))
 
     def is_dead(self, task_id: str) -> bool:
         """Whether the task was put aside, and not replayed since."""
@@ -452,6 +464,10 @@ def _full(reply: Any, limits: QueueLimits) -> QueueFull | None:
         f"{num_waiting} tasks of the {what} wait already; at most {most} may",
         retry_after_seconds=min(max(seconds, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS),
     )
+
+
+def _pin(number: int) -> str:
+    return f"pin:{number}"
 
 
 def _found(reply: Any) -> Found | None:

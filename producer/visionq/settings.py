@@ -42,6 +42,8 @@ FILE_VARIABLE = "VISIONQ_SETTINGS"
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+HostName = Annotated[str, Field(pattern=r"^\.?[a-z0-9][a-z0-9.-]{0,252}$")]
+Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
@@ -157,6 +159,16 @@ class LimitSettings(_Section):
     image_formats: Annotated[tuple[str, ...], *_FROM_ENVIRONMENT] = ("JPEG", "PNG", "WEBP")
 
 
+class UrlSettings(_Section):
+    """Images behind https URLs, and which."""
+
+    allowed: bool = False
+    hosts: Annotated[tuple[HostName, ...], *_FROM_ENVIRONMENT] = ()
+    ports: Annotated[tuple[Port, ...], *_FROM_ENVIRONMENT] = (443,)
+    max_redirects: int = Field(default=3, ge=0, le=10)
+    timeout_seconds: Seconds = 20.0
+
+
 class Settings(BaseSettings):
     """All settings, checked. Build it with `load_settings`."""
 
@@ -174,6 +186,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
+    urls: UrlSettings = UrlSettings()
     kinds: dict[KindName, Kind] = Field(default_factory=lambda: dict(BUILTIN_KINDS))
 
     @field_validator("kinds", mode="before")

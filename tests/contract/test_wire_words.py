@@ -54,6 +54,7 @@ def test_failure_codes_never_change() -> None:
         "input_missing",
         "input_not_allowed",
         "input_too_large",
+        "input_unavailable",
         "not_an_image",
         "image_truncated",
         "image_too_large",

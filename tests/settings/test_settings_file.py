@@ -13,7 +13,7 @@ from visionq.kinds import Kind
 from visionq.settings import Settings, load_settings
 
 FILE = Path(__file__).parents[2] / "settings.toml"
-SECTIONS = ["broker", "storage", "worker", "model", "engine", "limits"]
+SECTIONS = ["broker", "storage", "worker", "model", "engine", "limits", "urls"]
 KEY_LINE = re.compile(r"(?P<unset># )?(?P<key>[a-z_]+) = (?P<value>.+?) +# (?P<comment>.+)")
 TABLE_LINE = re.compile(r"(?:# )?\[(?P<table>[a-z.]+)\]")
 EXAMPLE_KIND = "kinds.invoice"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import boto3
@@ -16,14 +16,47 @@ from visionq.contract import FailureCode, ImageRef
 from visionq.errors import BucketMissing, StorageDenied, StorageUnavailable
 from visionq.objects import ObjectStore
 from visionq_worker.errors import TaskError
+from visionq_worker.fetching import Fetcher
 from visionq_worker.sources import Source, Sources
+
+TASK_ID = "00000000-0000-4000-8000-000000000000"
+URL = "https://pictures.example/dot.png"
+
+
+class Notes:
+    """Pins of one task, in memory."""
+
+    def __init__(self) -> None:
+        self.keys: dict[int, str] = {}
+
+    def pinned(self, task_id: str, number: int) -> str | None:
+        assert task_id == TASK_ID
+        return self.keys.get(number)
+
+    def pin(self, task_id: str, number: int, key: str) -> str:
+        assert task_id == TASK_ID
+        return self.keys.setdefault(number, key)
+
+
+class ScriptedFetcher(Fetcher):
+    """What is behind every URL."""
+
+    def __init__(self, content: bytes, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self.content = content
+        self.urls: list[str] = []
+        self._meanwhile = meanwhile
+
+    def fetch(self, url: str) -> bytes:
+        self.urls.append(url)
+        self._meanwhile()
+        return self.content
 
 
 @pytest.fixture
 def sources(bucket: ObjectStore) -> Sources:
     """Of a service that may read one more bucket, and one that nobody has made."""
     bucket.put(DOT_KEY, DOT)
-    return Sources(bucket, allowed_buckets=("photos", "forgotten"), max_bytes=1_000)
+    return Sources(bucket, Notes(), allowed_buckets=("photos", "forgotten"), max_bytes=1_000)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,14 +78,14 @@ def _photos(address: StoreAddress) -> Iterator[None]:
 
 def refusal(sources: Sources, ref: str) -> tuple[FailureCode, str]:
     with pytest.raises(TaskError) as caught:
-        sources.fetch(ImageRef(ref=ref))
+        sources.fetch(TASK_ID, 0, ImageRef(ref=ref))
     assert not caught.value.retryable
     return caught.value.code, caught.value.message
 
 
 @pytest.mark.parametrize("ref", [DOT_KEY, f"s3://visionq/{DOT_KEY}", "s3://photos/a/dot.png"])
 def test_reference_gives_bytes_and_digest(sources: Sources, ref: str) -> None:
-    assert sources.fetch(ImageRef(ref=ref)) == Source(DOT, DOT_DIGEST)
+    assert sources.fetch(TASK_ID, 0, ImageRef(ref=ref)) == Source(DOT, DOT_DIGEST)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +119,7 @@ def test_as_many_bytes_as_allowed_are_read_and_one_more_is_refused(
 ) -> None:
     key = f"inputs/{uuid.uuid4()}"
     bucket.put(key, b"x" * 1_000)
-    assert sources.fetch(ImageRef(ref=key)).content == b"x" * 1_000
+    assert sources.fetch(TASK_ID, 0, ImageRef(ref=key)).content == b"x" * 1_000
     bucket.put(key, b"x" * 1_001)
     assert refusal(sources, key) == (
         "input_too_large",
@@ -101,20 +134,51 @@ def test_store_that_is_away_is_not_the_tasks_fault(closed_port: int) -> None:
         access_key="x",
         secret_key="x",
     )
-    away = Sources(ObjectStore(address), allowed_buckets=(), max_bytes=1_000)
     with pytest.raises(StorageUnavailable):
-        away.fetch(ImageRef(ref=DOT_KEY))
+        own(ObjectStore(address)).fetch(TASK_ID, 0, ImageRef(ref=DOT_KEY))
 
 
 def test_wrong_secret_of_the_service_is_not_the_tasks_fault(address: StoreAddress) -> None:
     store = ObjectStore(replace(address, secret_key="0" * 40))
     with pytest.raises(StorageDenied):
-        Sources(store, allowed_buckets=(), max_bytes=1_000).fetch(ImageRef(ref=DOT_KEY))
+        Sources(store, Notes(), allowed_buckets=(), max_bytes=1_000).fetch(
+            TASK_ID, 0, ImageRef(ref=DOT_KEY)
+        )
     store.close()
 
 
 def test_missing_bucket_of_the_service_is_not_the_tasks_fault(address: StoreAddress) -> None:
     store = ObjectStore(replace(address, bucket="forgotten"))
     with pytest.raises(BucketMissing):
-        Sources(store, allowed_buckets=(), max_bytes=1_000).fetch(ImageRef(ref=DOT_KEY))
+        Sources(store, Notes(), allowed_buckets=(), max_bytes=1_000).fetch(
+            TASK_ID, 0, ImageRef(ref=DOT_KEY)
+        )
     store.close()
+
+
+def own(store: ObjectStore) -> Sources:
+    """Those of the service's own bucket only."""
+    return Sources(store, Notes(), allowed_buckets=(), max_bytes=1_000)
+
+
+def from_web(bucket: ObjectStore, notes: Notes, fetcher: Fetcher) -> Sources:
+    return Sources(bucket, notes, allowed_buckets=(), max_bytes=1_000, fetcher=fetcher)
+
+
+def test_bytes_behind_a_url_are_fetched_once_and_kept(bucket: ObjectStore) -> None:
+    content, notes = uuid.uuid4().bytes, Notes()
+    first = from_web(bucket, notes, ScriptedFetcher(content)).fetch(TASK_ID, 2, ImageRef(ref=URL))
+    assert first.content == content
+    assert notes.keys == {2: f"inputs/{first.digest}"}
+    assert bucket.get(notes.keys[2]) == content
+    changed = ScriptedFetcher(b"something else by now")
+    assert from_web(bucket, notes, changed).fetch(TASK_ID, 2, ImageRef(ref=URL)) == first
+    assert changed.urls == []
+
+
+def test_attempt_that_was_slower_takes_the_bytes_of_the_first_one(bucket: ObjectStore) -> None:
+    bucket.put(DOT_KEY, DOT)
+    notes = Notes()
+    slow = ScriptedFetcher(b"late", lambda: notes.pin(TASK_ID, 0, DOT_KEY))
+    found = from_web(bucket, notes, slow).fetch(TASK_ID, 0, ImageRef(ref=URL))
+    assert found == Source(DOT, DOT_DIGEST)

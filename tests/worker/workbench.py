@@ -97,7 +97,7 @@ def workbench(
         engine=engine,
         records=records,
         store=store,
-        sources=Sources(store, allowed_buckets=(), max_bytes=1_000_000),
+        sources=Sources(store, records, allowed_buckets=(), max_bytes=1_000_000),
         kinds=KINDS,
         limits=ImageLimits(max_pixels=1_000_000, formats=("JPEG", "PNG", "WEBP")),
         owner=OWNER,

@@ -191,7 +191,14 @@ class Executor:
 
     def _fetch(self, run: Run) -> None:
         began = perf_counter()
-        run.sources = tuple(self._sources.fetch(image) for image in run.task.images)
+        task = run.task
+        try:
+            run.sources = tuple(
+                self._sources.fetch(task.id, number, image)
+                for number, image in enumerate(task.images)
+            )
+        except BrokerUnavailable as error:
+            raise Postponed(str(error)) from error
         run.seconds["fetch"] = perf_counter() - began
 
     def _known(self, run: Run, key: str | None) -> Result | None:

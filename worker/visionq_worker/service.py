@@ -20,6 +20,7 @@ from visionq.records import Records, connect
 from visionq.settings import Settings
 from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
+from visionq_worker.fetching import Fetcher, UrlRules
 from visionq_worker.gate import StoreGate
 from visionq_worker.health import Pulse, write_health
 from visionq_worker.images import ImageLimits, silence_pillow
@@ -138,8 +139,10 @@ class Service:
             store=store,
             sources=Sources(
                 store,
+                records,
                 allowed_buckets=settings.storage.allowed_buckets,
                 max_bytes=settings.limits.max_image_bytes,
+                fetcher=_fetcher(settings),
             ),
             kinds=settings.kinds,
             limits=limits,
@@ -266,6 +269,21 @@ def _keeps_results(store: ObjectStore) -> bool:
         raise StartError(f"bucket: {exc}") from exc
     log.info("conditional writes: %s", "honoured" if keeps else "not honoured by this store")
     return keeps
+
+
+def _fetcher(settings: Settings) -> Fetcher | None:
+    given = settings.urls
+    if not given.allowed:
+        return None
+    return Fetcher(
+        UrlRules(
+            hosts=given.hosts,
+            ports=given.ports,
+            max_bytes=settings.limits.max_image_bytes,
+            max_redirects=given.max_redirects,
+            total_seconds=given.timeout_seconds,
+        )
+    )
 
 
 def installed_versions() -> dict[str, str]:

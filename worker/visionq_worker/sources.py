@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from visionq.contract import FailureCode, ImageRef
 from visionq.errors import (
@@ -15,8 +16,12 @@ from visionq.errors import (
     StorageError,
     StorageUnavailable,
 )
+from visionq.names import input_key
 from visionq.objects import ObjectStore, split_s3_url
 from visionq_worker.errors import TaskError
+
+if TYPE_CHECKING:
+    from visionq_worker.fetching import Fetcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +32,68 @@ class Source:
     digest: str
 
 
+class Pins(Protocol):
+    """Remembers under which key the bytes behind a URL were stored; `Records` does.
+
+    Images of a task are numbered from 0.
+    """
+
+    def pinned(self, task_id: str, number: int) -> str | None: ...
+
+    def pin(self, task_id: str, number: int, key: str) -> str:
+        """Returns the key that counts, which is an earlier one if there is any."""
+        ...
+
+
 class Sources:
-    """Fetches references out of the service's bucket and of the buckets allowed beside it."""
+    """Fetches references out of the service's bucket, of the buckets allowed beside it, of the web.
+
+    What a URL leads to is fetched once: it is stored as an input of ours, and later attempts see
+    the same bytes.
+    """
 
     def __init__(
-        self, store: ObjectStore, *, allowed_buckets: Collection[str], max_bytes: int
+        self,
+        store: ObjectStore,
+        pins: Pins,
+        *,
+        allowed_buckets: Collection[str],
+        max_bytes: int,
+        fetcher: Fetcher | None = None,
     ) -> None:
+        """`fetcher`: None where URLs are switched off."""
         self._store = store
+        self._pins = pins
         self._allowed_buckets = frozenset(allowed_buckets)
         self._max_bytes = max_bytes
+        self._fetcher = fetcher
 
-    def fetch(self, image: ImageRef) -> Source:
-        """The image's bytes. Raises `TaskError` for a reference that leads nowhere.
+    def fetch(self, task_id: str, number: int, image: ImageRef) -> Source:
+        """The bytes of a task's image. Raises `TaskError` for a reference that leads nowhere.
 
         What concerns the store itself (away; access to the service's own bucket refused, or no
-        such bucket) stays a `StorageError`: that passes, and the task can wait for it.
+        such bucket) stays a `StorageError`: that passes, and the task can wait for it. So does
+        `BrokerUnavailable`, for a URL.
         """
-        bucket, key = self._locate(image.ref)
+        if image.ref.startswith("https://"):
+            return self._from_web(task_id, number, image.ref)
+        return self._from_store(*self._locate(image.ref))
+
+    def _from_web(self, task_id: str, number: int, url: str) -> Source:
+        if self._fetcher is None:
+            raise TaskError(FailureCode.INPUT_NOT_ALLOWED, "image URLs are switched off")
+        if pinned := self._pins.pinned(task_id, number):
+            return self._from_store(None, pinned)
+        source = _source(self._fetcher.fetch(url))
+        key = input_key(source.content)
+        if not self._store.exists(key):
+            self._store.put(key, source.content)
+        counts = self._pins.pin(task_id, number, key)
+        return source if counts == key else self._from_store(None, counts)
+
+    def _from_store(self, bucket: str | None, key: str) -> Source:
         try:
-            content = self._store.get(key, bucket=bucket, max_bytes=self._max_bytes)
+            return _source(self._store.get(key, bucket=bucket, max_bytes=self._max_bytes))
         except ObjectMissing as exc:
             raise TaskError(FailureCode.INPUT_MISSING, "an input image is not there") from exc
         except ObjectTooLarge as exc:
@@ -56,7 +104,6 @@ class Sources:
                 raise
             message = "the object store gives no image under this reference"
             raise TaskError(FailureCode.INPUT_MISSING, message) from exc
-        return Source(content, hashlib.sha256(content).hexdigest())
 
     def _may_pass(self, exc: StorageError, bucket: str | None) -> bool:
         """Whether waiting can help; a reference that the store will never serve must not wait."""
@@ -65,11 +112,13 @@ class Sources:
         return isinstance(exc, StorageUnavailable) or (is_ours and concerns_store)
 
     def _locate(self, ref: str) -> tuple[str | None, str]:
-        if ref.startswith("https://"):
-            raise TaskError(FailureCode.INPUT_NOT_ALLOWED, "image URLs are switched off")
         if not ref.startswith("s3://"):
             return None, ref
         bucket, key = split_s3_url(ref)
         if bucket != self._store.bucket and bucket not in self._allowed_buckets:
             raise TaskError(FailureCode.INPUT_NOT_ALLOWED, "the bucket is not allowed")
         return bucket, key
+
+
+def _source(content: bytes) -> Source:
+    return Source(content, hashlib.sha256(content).hexdigest())
