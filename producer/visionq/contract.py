@@ -76,6 +76,7 @@ class FailureCode(StrEnum):
     UNSUPPORTED_OPTION = "unsupported_option"
     UNSUPPORTED_VERSION = "unsupported_version"
     IMAGE_COUNT = "image_count"
+    QUESTION_NOT_ALLOWED = "question_not_allowed"
     INPUT_MISSING = "input_missing"
     INPUT_NOT_ALLOWED = "input_not_allowed"
     INPUT_TOO_LARGE = "input_too_large"
@@ -184,7 +185,7 @@ class Task:
 
 
 Outcome = Literal["ok", "degraded", "rejected"]
-FinishReason = Literal["stop", "length", "cancelled", "expired"]
+FinishReason = Literal["stop", "length", "loop", "cancelled", "expired"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +194,17 @@ class Verdict:
 
     outcome: Outcome
     reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Try:
+    """One generation of several, where the kind has retries: how it was made, what came of it."""
+
+    temperature: float
+    num_crops: int
+    finish_reason: FinishReason
+    verdict: Verdict
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +266,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What lies under `results/<task id>.json`: the answer, or the failure."""
+    """What lies under `results/<task id>.json`: the answer, or the failure.
+
+    `tries` has more than one element when the kind's retries were needed; the best one's answer,
+    usage and timings stand here.
+    """
 
     task_id: str
     kind: str
@@ -264,6 +280,7 @@ class Result:
     value: Any = None
     finish_reason: FinishReason | None = None
     verdict: Verdict | None = None
+    tries: tuple[Try, ...] = ()
     usage: Usage | None = None
     timings: Timings = field(default_factory=Timings)
     provenance: Provenance = field(default_factory=Provenance)

@@ -5,6 +5,7 @@
     ├── InvalidTask              the task cannot be accepted as it is
     │   ├── UnknownKind
     │   ├── WrongImageCount
+    │   ├── QuestionNotAllowed
     │   ├── UnsupportedVersion
     │   ├── InvalidImage         an image argument is of no known form, or cannot be read
     │   └── UnsupportedOption
@@ -59,6 +60,12 @@ class WrongImageCount(InvalidTask):
     """The kind takes fewer or more images than were given."""
 
     code = "image_count"
+
+
+class QuestionNotAllowed(InvalidTask):
+    """The operator allows no question of the task's own."""
+
+    code = "question_not_allowed"
 
 
 class UnsupportedVersion(InvalidTask):

@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from visionq.errors import InvalidTask, UnknownKind, WrongImageCount
+from visionq.errors import InvalidTask, QuestionNotAllowed, UnknownKind, WrongImageCount
 
 Parser = Literal["text", "table", "boxes"]
+LOOP_TOKENS = 200
+MAX_RETRIES = 5
+BOX_SCALE = 1000
+"""Edges of boxes are asked for in these parts of the picture's width and height."""
 
 MAX_IMAGES = 64
 MAX_CROPS = 16
@@ -26,9 +30,28 @@ TABLE_PROMPT = (
 )
 DETECT_PROMPT = (
     "List the objects in this picture as a JSON array. Each element has the keys "
-    '"label" and "box", the box being [left, top, right, bottom] in pixels. '
-    "Write nothing else. {question}"
+    '"label" and "box", the box being [left, top, right, bottom], each from 0 to 1000 '
+    "across the picture. Write nothing else. {question}"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """What another try at a bad answer does differently; None: as the task says."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    temperature: float | None = None
+    num_crops: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what no model could do, or would do alike."""
+        if self.temperature is None and self.num_crops is None:
+            raise ValueError("a retry needs another temperature or num_crops")
+        if self.temperature is not None and not 0 <= self.temperature <= 2:
+            raise ValueError("temperature must be 0 to 2")
+        if self.num_crops is not None and not 1 <= self.num_crops <= MAX_CROPS:
+            raise ValueError(f"num_crops must be 1 to {MAX_CROPS}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +62,9 @@ class Kind:
     question, or by `default_question` when the task has none. `version` names the wording: raise
     it with every change, results carry it. `num_crops` None means 16 for one image and 4 for
     several, as the model's card advises. `max_new_tokens` is used when the task sets none.
+    `takes_question`: whether tasks may bring a question of their own. An answer that has repeated
+    itself for `loop_tokens` is ended. `retries` are gone through, one after the other, while the
+    answer is not good.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -51,6 +77,9 @@ class Kind:
     num_crops: int | None = None
     max_new_tokens: int = 1000
     parser: Parser = "text"
+    takes_question: bool = True
+    loop_tokens: int = LOOP_TOKENS
+    retries: tuple[Retry, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for limits that no task could keep or the contract does not allow."""
@@ -60,6 +89,10 @@ class Kind:
             raise ValueError(f"num_crops must be 1 to {MAX_CROPS}")
         if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
             raise ValueError(f"max_new_tokens must be 1 to {MAX_NEW_TOKENS}")
+        if self.loop_tokens < 1:
+            raise ValueError("loop_tokens must be 1 at least")
+        if len(self.retries) > MAX_RETRIES:
+            raise ValueError(f"there may be {MAX_RETRIES} retries at most")
 
     def check(self, name: str, num_images: int, question: str | None) -> None:
         """Raise what is wrong with a task of this kind before anything is stored or run."""
@@ -70,6 +103,8 @@ class Kind:
                 else f"{self.min_images} to {self.max_images}"
             )
             raise WrongImageCount(f"kind {name!r} takes {wanted} image(s), got {num_images}")
+        if question is not None and not self.takes_question:
+            raise QuestionNotAllowed(f"kind {name!r} takes no question of the task's own")
         if question is None and self.default_question is None and "{question}" in self.prompt:
             raise InvalidTask(f"kind {name!r} needs a question")
 
@@ -87,7 +122,7 @@ BUILTIN_KINDS: Mapping[str, Kind] = {
     ),
     "describe": Kind(default_question=DESCRIBE_QUESTION, max_new_tokens=300),
     "table": Kind(prompt=TABLE_PROMPT, default_question="", parser="table"),
-    "detect": Kind(prompt=DETECT_PROMPT, default_question="", parser="boxes"),
+    "detect": Kind(prompt=DETECT_PROMPT, version=2, default_question="", parser="boxes"),
     "ask": Kind(max_images=8),
 }
 

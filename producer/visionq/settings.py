@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import (
@@ -157,6 +158,7 @@ class LimitSettings(_Section):
     # Pillow refuses more than its own limit, twice 89,478,485, before ours is asked.
     max_image_pixels: int = Field(default=40_000_000, ge=1, le=178_956_970)
     image_formats: Annotated[tuple[str, ...], *_FROM_ENVIRONMENT] = ("JPEG", "PNG", "WEBP")
+    free_questions: bool = True
 
 
 class UrlSettings(_Section):
@@ -187,7 +189,10 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
     urls: UrlSettings = UrlSettings()
-    kinds: dict[KindName, Kind] = Field(default_factory=lambda: dict(BUILTIN_KINDS))
+    # After `limits`, which may forbid questions.
+    kinds: dict[KindName, Kind] = Field(
+        default_factory=lambda: dict(BUILTIN_KINDS), validate_default=True
+    )
 
     @field_validator("kinds", mode="before")
     @classmethod
@@ -201,6 +206,14 @@ class Settings(BaseSettings):
             is_table = isinstance(changed, Mapping)
             merged[name] = {**merged.get(name, {}), **changed} if is_table else changed
         return merged
+
+    @field_validator("kinds", mode="after")
+    @classmethod
+    def _forbid_questions(cls, kinds: dict[str, Kind], info: ValidationInfo) -> dict[str, Kind]:
+        limits = info.data.get("limits")
+        if limits is None or limits.free_questions:
+            return kinds
+        return {name: replace(kind, takes_question=False) for name, kind in kinds.items()}
 
 
 def load_settings(path: Path | str | None = None, /, **flags: Mapping[str, Any]) -> Settings:

@@ -51,6 +51,7 @@ def test_failure_codes_never_change() -> None:
         "unsupported_option",
         "unsupported_version",
         "image_count",
+        "question_not_allowed",
         "input_missing",
         "input_not_allowed",
         "input_too_large",

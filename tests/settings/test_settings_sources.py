@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from visionq.errors import SettingsError
-from visionq.kinds import BUILTIN_KINDS
+from visionq.errors import QuestionNotAllowed, SettingsError
+from visionq.kinds import BUILTIN_KINDS, Retry
 from visionq.settings import Settings, load_settings
 
 
@@ -244,4 +244,28 @@ def test_a_kind_with_impossible_limits_or_a_bad_name_stops_at_start(tmp_path: Pa
         load_settings(file)
     file.write_text('[kinds."No Kind"]\nprompt = "x"\n')
     with pytest.raises(SettingsError, match="No Kind"):
+        load_settings(file)
+
+
+def test_operator_can_forbid_questions(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[limits]\nfree_questions = false\n[kinds.cars]\nprompt = 'Count cars.'\n")
+    kinds = load_settings(file).kinds
+    assert not any(kind.takes_question for kind in kinds.values())
+    kinds["cars"].check("cars", 1, None)
+    with pytest.raises(QuestionNotAllowed, match="'cars' takes no question of the task's own"):
+        kinds["cars"].check("cars", 1, "And bikes?")
+
+
+def test_retries_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[kinds.ocr]\nretries = [{temperature = 0.3}, {num_crops = 4}]\n")
+    assert load_settings(file).kinds["ocr"].retries == (Retry(temperature=0.3), Retry(num_crops=4))
+
+
+@pytest.mark.parametrize("retry", ["{}", "{temperature = 3}", "{num_crops = 0}", "{seed = 1}"])
+def test_retry_that_changes_nothing_or_too_much_stops_at_start(tmp_path: Path, retry: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f"[kinds.ocr]\nretries = [{retry}]\n")
+    with pytest.raises(SettingsError, match=r"kinds\.ocr\.retries"):
         load_settings(file)

@@ -135,14 +135,15 @@ def test_table_is_parsed(bench_with: BenchWith) -> None:
     bench = bench_with(VerbatimEngine("year,price\n2020,1\n"))
     result = bench.run(bench.task("table", None))
     assert result.text == "year,price\n2020,1"
-    assert result.value == {"header": ["year", "price"], "rows": [["2020", "1"]]}
+    rows = {"header": ["year", "price"], "rows": [["2020", "1"]]}
+    assert result.value == {**rows, "csv": "year,price\n2020,1\n"}
     assert result.verdict == Verdict(outcome="ok", reasons=())
 
 
 def test_boxes_are_parsed(bench_with: BenchWith) -> None:
-    bench = bench_with(ScriptedEngine('[{"label": "car", "box": [1, 2, 3, 4]}]'))
+    bench = bench_with(ScriptedEngine('[{"label": "car", "box": [0, 0, 1000, 1000]}]'))
     result = bench.run(bench.task("detect", None))
-    assert result.value == [{"label": "car", "box": [1, 2, 3, 4]}]
+    assert result.value == [{"label": "car", "box": [0, 0, 1, 1]}], "of one pixel"
     assert result.verdict == Verdict(outcome="ok", reasons=())
 
 

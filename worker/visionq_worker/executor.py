@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from threading import BoundedSemaphore
 from time import perf_counter
 
-from visionq.contract import FailureCode, Result, State, Task, read_result
+from visionq.contract import FailureCode, Result, State, Task, Try, Verdict, read_result
 from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
 from visionq.kinds import Kind, find_kind
 from visionq.names import result_key
@@ -27,10 +28,10 @@ from visionq_worker.kinds import render
 from visionq_worker.model.errors import ImageShapeError, InputError
 from visionq_worker.outputs import parse
 from visionq_worker.postponing import Postponing
-from visionq_worker.results import Maker, Run, answer, failure, reused
+from visionq_worker.results import Maker, Run, answer, as_try, begin_try, failure, reused
 from visionq_worker.sharing import work_key
 from visionq_worker.sources import Sources
-from visionq_worker.verdict import judge
+from visionq_worker.verdict import is_better, is_worth_another_try, judge
 
 log = logging.getLogger(__name__)
 
@@ -170,10 +171,31 @@ class Executor:
         key = work_key(run, self._engine.info) if self._reuses else None
         if known := self._known(run, key):
             return known
-        self._generation.complete(run, key, self._prepare)
-        result = self._parse(run)
+        result = self._generate(run, key)
         run.work_key = key
         return result
+
+    def _generate(self, run: Run, key: str | None) -> Result:
+        """The first good answer, or the best one that the kind's retries lead to."""
+        assert run.kind is not None
+        best: Result | None = None
+        tries: list[Try] = []
+        for number, retry in enumerate((None, *run.kind.retries)):
+            begin_try(run, retry, number)
+            try:
+                self._generation.complete(run, key and f"{key}:{number}", self._prepare)
+                result = self._parse(run)
+            except TaskError as error:
+                if best is None or error.code in (FailureCode.REVOKED, FailureCode.EXPIRED):
+                    raise
+                break  # more crops may not fit where fewer did
+            tries.append(as_try(run, result))
+            if best is None or is_better(_verdict(result), _verdict(best)):
+                best = result
+            if not is_worth_another_try(_verdict(result)):
+                break
+        assert best is not None
+        return replace(best, tries=tuple(tries))
 
     def _check(self, run: Run) -> None:
         """What other senders than our own client may have got wrong."""
@@ -220,6 +242,7 @@ class Executor:
         try:
             with self._preparing:
                 images = [decode(source.content, self._limits) for source in run.sources]
+                run.sizes = tuple(image.size for image in images)
                 run.inputs = self._engine.encode(run.prompt.text, images, run.prompt.num_crops)
         except ImageShapeError as error:
             raise TaskError(FailureCode.IMAGE_SHAPE, str(error)) from error
@@ -237,8 +260,10 @@ class Executor:
             raise TaskError(FailureCode.REVOKED, ended)
         if reason == "expired":
             raise TaskError(FailureCode.EXPIRED, ended)
-        text = self._engine.decode(completion.token_ids).strip()
-        value = parse(text, kind.parser)
+        is_loop = reason == "loop"
+        kept = len(completion.token_ids) - (completion.num_repeated if is_loop else 0)
+        text = self._engine.decode(completion.token_ids[:kept]).strip()
+        value = parse(text, kind.parser, run.sizes[0])
         verdict = judge(text, value, finish_reason=reason, parser=kind.parser)
         return answer(run, self._maker, text=text, value=value, verdict=verdict)
 
@@ -257,6 +282,11 @@ class Executor:
         self._store_gate.shut()
         code, message = FailureCode.STORAGE_UNAVAILABLE, "waiting for the object store"
         return self._postponing.pause(run, error, code, message)
+
+
+def _verdict(result: Result) -> Verdict:
+    assert result.verdict is not None, "an answer has been judged"
+    return result.verdict
 
 
 def _internal(error: Exception) -> TaskError:

@@ -53,7 +53,8 @@ class Generation:
                 if is_first:
                     prepare(run)
                     assert run.inputs is not None
-                    flight.take_off(run.inputs, self._submit(run, has_deadline=key is None))
+                    handle = self._submit(run, has_deadline=key is None)
+                    flight.take_off(run.inputs, run.sizes, handle)
                 if flight.has_taken_off():
                     self._ride(run, key, flight)
             finally:
@@ -61,13 +62,15 @@ class Generation:
 
     def _submit(self, run: Run, *, has_deadline: bool) -> Handle:
         assert run.inputs is not None
-        options = run.task.options
+        assert run.sampling is not None
+        assert run.kind is not None
         request = Request(
             inputs=run.inputs,
             max_new_tokens=self._fitting_tokens(run),
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.seed,
+            temperature=run.sampling.temperature,
+            top_p=run.sampling.top_p,
+            seed=run.sampling.seed,
+            loop_tokens=run.kind.loop_tokens,
             # Riders may have different ones, and each looks at its own.
             deadline=run.deadline() if has_deadline else None,
         )
@@ -92,7 +95,7 @@ class Generation:
     def _ride(self, run: Run, key: str | None, flight: Flight) -> None:
         """Wait for the completion. None is left when the others, and not this one, gave it up."""
         assert flight.handle is not None
-        run.inputs = flight.inputs
+        run.inputs, run.sizes = flight.inputs, flight.sizes
         is_ours_to_end = self._attend(run, key, flight)
         with self._engine_errors(run):
             completion = flight.handle.result()

@@ -7,14 +7,17 @@ import io
 import json
 from typing import Any, assert_never
 
-from visionq.kinds import Parser
+from visionq.kinds import BOX_SCALE, Parser
 
 
-def parse(text: str, parser: Parser) -> Any:
+def parse(text: str, parser: Parser, size: tuple[int, int]) -> Any:
     """The value the text stands for, or None when it does not have the form asked for.
 
-    table: {"header": [...], "rows": [[...], ...]}, every row as long as the header.
-    boxes: [{"label": str, "box": [left, top, right, bottom]}, ...].
+    `size`: width and height of the first picture, upright, in pixels.
+
+    table: {"header": [...], "rows": [[...], ...], "csv": str}, every row as long as the header.
+    boxes: [{"label": str, "box": [left, top, right, bottom], "score": float}, ...], edges in pixels
+    of the picture, within it; the score only where the model gives one, 0 to 1.
     """
     match parser:
         case "text":
@@ -22,7 +25,7 @@ def parse(text: str, parser: Parser) -> Any:
         case "table":
             return _table(text)
         case "boxes":
-            return _boxes(text)
+            return _boxes(text, size)
         case _:
             assert_never(parser)
 
@@ -35,10 +38,16 @@ def _table(text: str) -> dict[str, Any] | None:
     if len(lines) < 2 or len({len(line) for line in lines}) != 1:
         return None
     header, *rows = ([cell.strip() for cell in line] for line in lines)
-    return {"header": header, "rows": rows}
+    return {"header": header, "rows": rows, "csv": _as_csv([header, *rows])}
 
 
-def _boxes(text: str) -> list[dict[str, Any]] | None:
+def _as_csv(lines: list[list[str]]) -> str:
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerows(lines)
+    return written.getvalue()
+
+
+def _boxes(text: str, size: tuple[int, int]) -> list[dict[str, Any]] | None:
     try:
         found = json.loads(text)
         # What JSON itself cannot carry (half a surrogate pair, NaN) could not be stored.
@@ -47,7 +56,21 @@ def _boxes(text: str) -> list[dict[str, Any]] | None:
         return None
     if not isinstance(found, list) or not all(_is_box(item) for item in found):
         return None
-    return [{"label": item["label"], "box": item["box"]} for item in found]
+    return [_in_pixels(item, size) for item in found]
+
+
+def _in_pixels(item: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    sides = (*size, *size)
+    edges = [
+        round(min(max(edge, 0), BOX_SCALE) * side / BOX_SCALE)
+        for edge, side in zip(item["box"], sides, strict=True)
+    ]
+    left, top, right, bottom = edges
+    box = [min(left, right), min(top, bottom), max(left, right), max(top, bottom)]
+    made: dict[str, Any] = {"label": item["label"], "box": box}
+    if _is_number(item.get("score")) and 0 <= item["score"] <= 1:
+        made["score"] = item["score"]
+    return made
 
 
 def _is_box(item: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from visionq.contract import (
     FailureCode,
@@ -14,10 +14,11 @@ from visionq.contract import (
     State,
     Task,
     Timings,
+    Try,
     Usage,
     Verdict,
 )
-from visionq.kinds import Kind
+from visionq.kinds import Kind, Retry
 from visionq.records import Attempt
 from visionq_worker.engine.request import Completion, EngineInfo
 from visionq_worker.errors import TaskError
@@ -27,7 +28,19 @@ from visionq_worker.sources import Source
 if TYPE_CHECKING:
     from visionq_worker.model.processor import ModelInputs
 
+Sizes: TypeAlias = tuple[tuple[int, int], ...]
+"""Width and height of a task's images, upright, in pixels."""
+
 _END_STATES = {FailureCode.REVOKED: State.REVOKED, FailureCode.EXPIRED: State.EXPIRED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one try at a task is generated."""
+
+    temperature: float
+    top_p: float
+    seed: int | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,15 +55,14 @@ class Run:
     sources: tuple[Source, ...] = ()
     inputs: ModelInputs | None = None
     completion: Completion | None = None
+    sampling: Sampling | None = None
+    sizes: Sizes = ()
     work_key: str | None = None  # what later tasks that ask the same may find this one by
     seconds: dict[str, float] = field(default_factory=dict)
 
     def now(self) -> float:
         """Seconds since the epoch by the clock of Redis; this machine's may be wrong."""
         return self.attempt.now + (monotonic() - self.started)
-
-    def has_lasted(self, seconds: float) -> bool:
-        return monotonic() - self.started > seconds
 
     def deadline(self) -> float | None:
         """The task's deadline by this process's monotonic clock."""
@@ -70,6 +82,40 @@ class Maker:
     engine: EngineInfo
     versions: Mapping[str, str]
     worker: str
+
+
+def begin_try(run: Run, retry: Retry | None, number: int) -> None:
+    """Set the run up for its first try, or for what the kind's retry of that number changes.
+
+    A retry that is sampled has a seed, so that the same task gets the same answer again.
+    """
+    assert run.prompt is not None
+    options = run.task.options
+    run.completion = None
+    run.sampling = Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
+    if retry is None:
+        return
+    if retry.num_crops is not None:
+        run.prompt = replace(run.prompt, num_crops=retry.num_crops)
+    if retry.temperature is not None:
+        seed = (options.seed or 0) + number
+        run.sampling = replace(run.sampling, temperature=retry.temperature, seed=seed)
+
+
+def as_try(run: Run, result: Result) -> Try:
+    """What a result that has been judged says of its try."""
+    assert run.sampling is not None
+    assert run.prompt is not None
+    assert run.completion is not None
+    assert result.verdict is not None
+    assert result.finish_reason is not None
+    return Try(
+        temperature=run.sampling.temperature,
+        num_crops=run.prompt.num_crops,
+        finish_reason=result.finish_reason,
+        verdict=result.verdict,
+        completion_tokens=len(run.completion.token_ids),
+    )
 
 
 def answer(run: Run, maker: Maker, *, text: str, value: Any, verdict: Verdict) -> Result:
@@ -100,7 +146,7 @@ def reused(run: Run, maker: Maker, earlier: Result) -> Result:
     )
     first = earlier.provenance.reused_from or earlier.task_id
     provenance = replace(made.provenance, reused_from=first, seed=earlier.provenance.seed)
-    return replace(made, usage=earlier.usage, provenance=provenance)
+    return replace(made, usage=earlier.usage, tries=earlier.tries, provenance=provenance)
 
 
 def failure(run: Run, maker: Maker, error: TaskError) -> Result:
@@ -152,7 +198,7 @@ def _provenance(run: Run, maker: Maker) -> Provenance:
         dtype=maker.engine.dtype,
         device=maker.engine.device,
         attention=maker.engine.attention,
-        seed=run.task.options.seed,
+        seed=run.sampling.seed if run.sampling else run.task.options.seed,
         num_crops=run.prompt.num_crops if run.prompt else None,
         versions=dict(maker.versions),
         worker=maker.worker,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from visionq_worker.engine.request import EngineInfo, Handle
     from visionq_worker.model.processor import ModelInputs
-    from visionq_worker.results import Run
+    from visionq_worker.results import Run, Sizes
 
 
 def work_key(run: Run, engine: EngineInfo) -> str | None:
@@ -34,6 +34,8 @@ def work_key(run: Run, engine: EngineInfo) -> str | None:
         run.task.kind,
         run.kind.version,
         run.kind.parser,
+        run.kind.loop_tokens,
+        [[retry.temperature, retry.num_crops] for retry in run.kind.retries],
         run.prompt.text,
         run.prompt.num_crops,
         run.prompt.max_new_tokens,
@@ -50,13 +52,14 @@ class Flight:
 
     def __init__(self) -> None:
         self.inputs: ModelInputs | None = None
+        self.sizes: Sizes = ()
         self.handle: Handle | None = None
         self.num_riders = 1
         self._is_settled = threading.Event()
 
-    def take_off(self, inputs: ModelInputs, handle: Handle) -> None:
+    def take_off(self, inputs: ModelInputs, sizes: Sizes, handle: Handle) -> None:
         """For the one who has boarded first: the request is submitted."""
-        self.inputs, self.handle = inputs, handle
+        self.inputs, self.sizes, self.handle = inputs, sizes, handle
         self._is_settled.set()
 
     def call_off(self) -> None:

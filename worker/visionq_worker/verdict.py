@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from visionq.contract import FinishReason, Verdict
+from visionq.contract import FinishReason, Outcome, Verdict
 from visionq.kinds import Parser
 
 EMPTY = "empty"
+REFUSED = "refused"
+LOOP = "loop"
 TRUNCATED = "truncated"
 UNPARSED = "unparsed"
+
+_REJECTING = frozenset({EMPTY, REFUSED})
+_BEYOND_HELP = frozenset({TRUNCATED})
+"""Another try would be cut off at the same length."""
+_RANKS: dict[Outcome, int] = {"ok": 0, "degraded": 1, "rejected": 2}
+
+MAX_REFUSAL_CHARS = 400
+"""What is longer may begin with an apology and still answer."""
+_REFUSAL = re.compile(
+    r"(i'?m|i am) (very |so |really )?(sorry|unable|not able)"
+    r"|sorry[,.!]? (but )?i\b"
+    r"|i (can\s?not|can't) (help|assist|answer|provide|process|view|see|read|analy[sz]e|describe)"
+    r"|(as|i am|i'm) an? (ai|artificial intelligence|language model)\b"
+    r"|unfortunately,? i (can\s?not|can't|am unable)",
+    re.IGNORECASE,
+)
 
 
 def judge(text: str, value: Any, *, finish_reason: FinishReason, parser: Parser) -> Verdict:
     """`rejected` when there is nothing to use, `degraded` when it is incomplete, else `ok`."""
-    if not text.strip():
-        return Verdict(outcome="rejected", reasons=(EMPTY,))
     reasons = []
+    if not text.strip():
+        reasons.append(EMPTY)
+    elif parser == "text" and is_refusal(text):
+        reasons.append(REFUSED)
+    if finish_reason == "loop":
+        reasons.append(LOOP)
     if finish_reason == "length":
         reasons.append(TRUNCATED)
-    if parser != "text" and value is None:
+    if text.strip() and parser != "text" and value is None:
         reasons.append(UNPARSED)
-    return Verdict(outcome="degraded" if reasons else "ok", reasons=tuple(reasons))
+    outcome: Outcome = "degraded" if reasons else "ok"
+    return Verdict(
+        outcome="rejected" if _REJECTING & set(reasons) else outcome, reasons=tuple(reasons)
+    )
+
+
+def is_refusal(text: str) -> bool:
+    """Whether the model says that it will not answer, in English, and nothing else."""
+    start = text.strip().replace("\u2019", "'")
+    return len(start) <= MAX_REFUSAL_CHARS and _REFUSAL.match(start) is not None
+
+
+def is_worth_another_try(verdict: Verdict) -> bool:
+    return bool(set(verdict.reasons) - _BEYOND_HELP)
+
+
+def is_better(one: Verdict, other: Verdict) -> bool:
+    return _RANKS[one.outcome] < _RANKS[other.outcome]

@@ -309,8 +309,11 @@ class BatchingEngine:
             except Exception:  # a stranger's code
                 sequence.has_callback = False
                 log.exception("a token callback failed; it is not called again")
+        is_loop = sequence.loop_watch is not None and sequence.loop_watch.add(token_id)
         if token_id in sequence.stop_token_ids:
             self._finish(sequence, "stop")
+        elif is_loop:
+            self._finish(sequence, "loop")
         elif sequence.num_generated == request.max_new_tokens:
             self._finish(sequence, "length")
 

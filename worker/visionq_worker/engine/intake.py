@@ -13,6 +13,7 @@ from itertools import count
 import torch
 
 from visionq_worker.engine.errors import RequestInvalid, RequestTooLong
+from visionq_worker.engine.loops import LoopWatch
 from visionq_worker.engine.request import Handle, Request
 from visionq_worker.engine.runner import Runner
 from visionq_worker.engine.sequence import Placement, Sequence
@@ -56,6 +57,7 @@ class Intake:
             stop_token_ids=stop_token_ids,
             seed=secrets.randbits(64) if request.seed is None else request.seed,
             is_long=inputs.num_tokens > self._runner.num_short,
+            loop_watch=LoopWatch(request.loop_tokens) if request.loop_tokens else None,
             page_tokens=self._runner.page_tokens,
         )
         return sequence

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FinishReason = Literal["stop", "length", "cancelled", "expired"]
+FinishReason = Literal["stop", "length", "loop", "cancelled", "expired"]
 
 
 class LogitMask(Protocol):
@@ -43,7 +43,8 @@ class Request:
 
     `seed` makes a sampled answer repeatable, whatever else runs beside it. `deadline` is a value of
     `time.monotonic`. `stop_token_ids` None: the model's own. `on_token` is called in the engine's
-    thread with each token; if it raises, that is logged and it is not called again.
+    thread with each token; if it raises, that is logged and it is not called again. An answer that
+    has repeated itself for `loop_tokens` ends (`loops`); None: it may.
     """
 
     inputs: ModelInputs
@@ -55,12 +56,15 @@ class Request:
     wants_logprobs: bool = False
     logit_mask: LogitMask | None = None
     deadline: float | None = None
+    loop_tokens: int | None = None
     on_token: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """The generated ids, without the prompt; a stop id, if one ended it, is the last.
+
+    Where loops were watched for, the last `num_repeated` ids stood there before.
 
     `logprobs`, when asked for, has one natural logarithm per id: of its probability before
     temperature and top_p, after masks.
@@ -74,6 +78,7 @@ class Completion:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0  # of the prompt, taken from the prefix cache
     num_preemptions: int = 0
+    num_repeated: int = 0
     logprobs: tuple[float, ...] | None = None
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from visionq_worker.engine.loops import LoopWatch
 from visionq_worker.engine.pages import PageKey, page_key
 from visionq_worker.engine.request import Completion, FinishReason, Handle, Request
 
@@ -45,6 +46,7 @@ class Sequence:
     started_at: float | None = None
     first_token_at: float | None = None
     has_callback: bool = True  # until request.on_token raises
+    loop_watch: LoopWatch | None = None
     _keys: list[PageKey] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -91,6 +93,7 @@ class Sequence:
             num_prompt_tokens=self.num_prompt,
             num_cached_tokens=self.num_cached,
             num_preemptions=self.num_preemptions,
+            num_repeated=self.loop_watch.num_repeated if self.loop_watch else 0,
             logprobs=tuple(self.logprobs) if self.request.wants_logprobs else None,
         )
 
