@@ -3,7 +3,7 @@ PYTHON_ENV := .venv/bin
 MODEL ?= tiny
 export PYTHON
 
-.PHONY: help setup triton demo test faults check lint types imports format bench bench-engine bench-gpu lock clean
+.PHONY: help setup triton demo test faults soak check lint types imports format bench bench-engine bench-gpu lock clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,11 @@ demo: setup ## three image questions through queue, worker and store; MODEL=micr
 test: triton ## the whole quick suite, real servers included
 	@sh tools/test.sh $(PYTHON_ENV)/python
 
-faults: setup ## the fault matrix at full size, about an hour; its control with FLAGS=--stock
+faults: setup ## the fault matrix at full size and its control, about an hour; FLAGS=--stock: the control alone
 	@$(PYTHON_ENV)/python -m tests.faults --full $(FLAGS)
+
+soak: setup ## 20,000 tasks while memory and keys are followed, five minutes; FLAGS=--count=100000
+	@$(PYTHON_ENV)/python -m tests.faults.soak $(FLAGS)
 
 check: lint types imports ## everything that reads the code without running it
 

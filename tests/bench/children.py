@@ -72,15 +72,15 @@ class Worker:
 
 
 @contextmanager
-def starting_worker(rig: Rig, spec: Spec) -> Iterator[Worker]:
-    """`worker_main` in a process of its own, about to consume."""
-    concurrency = str(spec.concurrency)
+def starting_worker(rig: Rig, spec: Spec, **more: str) -> Iterator[Worker]:
+    """`worker_main` in a process of its own, about to consume. `more` are VISIONQ_ keys."""
+    env = {"VISIONQ_WORKER__CONCURRENCY": str(spec.concurrency), **more}
     log = rig.folder / f"{spec.namespace}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.worker_main", spec.sort],
             cwd=REPOSITORY,
-            env=environment(rig.urls, spec.namespace, VISIONQ_WORKER__CONCURRENCY=concurrency),
+            env=environment(rig.urls, spec.namespace, **env),
             stdout=output,
             stderr=output,
         )

@@ -8,13 +8,14 @@ from celery import Celery
 from PIL import Image
 
 from tests.bench.memory_store import MemoryStore
-from tests.bench.sample import picture, picture_key
+from tests.bench.sample import ENDLESS_QUESTION, picture, picture_key
 from tests.support.scripted import ScriptedEngine
 from visionq.objects import ObjectStore
 from visionq.settings import Settings
 from visionq_worker import service
 from visionq_worker.app import build_app
 from visionq_worker.cli import _set_up_logging
+from visionq_worker.engine.request import Handle, Request
 from visionq_worker.model.processor import ModelInputs
 
 
@@ -23,10 +24,15 @@ class InstantEngine(ScriptedEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._inputs = super().encode("one prompt for all", [Image.new("RGB", (8, 8))], 16)
+        picture = Image.new("RGB", (8, 8))
+        self._inputs = super().encode("one prompt for all", [picture], 16)
+        self._endless = super().encode("and one for the endless", [picture], 16)
 
     def encode(self, prompt: str, images: Sequence[Image.Image], _num_crops: int) -> ModelInputs:
-        return self._inputs
+        return self._endless if ENDLESS_QUESTION in prompt else self._inputs
+
+    def submit(self, request: Request) -> Handle:
+        return Handle() if request.inputs is self._endless else super().submit(request)
 
 
 def our_app(settings: Settings) -> Celery:

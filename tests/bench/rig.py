@@ -10,10 +10,12 @@ from tempfile import TemporaryDirectory
 
 import redis
 
-from visionq import Client, StoreAddress
+from visionq import Client, QueueLimits, StoreAddress
 from visionq.local import LocalServers, LocalUrls
 
 NAMESPACE = "bench"
+LIMITS = QueueLimits(max_waiting=10_000_000)
+"""No bar is to be refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class Rig:
             access_key=self.urls.s3_access_key,
             secret_key=self.urls.s3_secret_key,
         )
-        return Client(self.urls.broker_url, address, namespace=namespace)
+        return Client(self.urls.broker_url, address, namespace=namespace, limits=LIMITS)
 
     def clear(self) -> None:
         """Forget all tasks, so that no bar works in what another has left."""

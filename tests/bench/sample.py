@@ -9,6 +9,8 @@ from visionq.names import input_key
 
 KIND = "ocr"
 QUESTION = "What was the revenue of the third quarter, and how does it compare to last year?"
+ENDLESS_QUESTION = "What comes after that?"
+"""The bench's engine never answers it: who runs this task has its hands full."""
 
 
 @cache

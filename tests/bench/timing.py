@@ -8,7 +8,7 @@ and the medians of the rounds are compared.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,13 +17,17 @@ from time import perf_counter, process_time
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds for a number of operations; `cpu` is the time of the processes named by the bar."""
+    """Seconds for a number of operations; `cpu` is the time of the processes named by the bar.
+
+    `server` is Valkey's, in the bars that look at it.
+    """
 
     wall: float
     cpu: float
+    server: float = 0.0
 
-    def per(self, count: int) -> Cost:
-        return Cost(self.wall / count, self.cpu / count)
+    def per(self, count: float) -> Cost:
+        return Cost(self.wall / count, self.cpu / count, self.server / count)
 
 
 def cost_of(work: Callable[[], object]) -> Cost:
@@ -53,12 +57,17 @@ def interleave(variants: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[
             if number:
                 costs[name].append(cost)
         names.append(names.pop(0))
-    return {name: _median(taken) for name, taken in costs.items()}
+    return {name: median_cost(taken) for name, taken in costs.items()}
+
+
+def median_cost(costs: Sequence[Cost]) -> Cost:
+    """The median of each part."""
+    return Cost(
+        median(cost.wall for cost in costs),
+        median(cost.cpu for cost in costs),
+        median(cost.server for cost in costs),
+    )
 
 
 def micros(seconds: float) -> str:
     return f"{seconds * 1e6:.0f} us"
-
-
-def _median(costs: list[Cost]) -> Cost:
-    return Cost(median(cost.wall for cost in costs), median(cost.cpu for cost in costs))

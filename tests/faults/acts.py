@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from tests.faults.crew import Exit
+from tests.faults.disk import fill_disk, make_room
 from tests.faults.journal import Line
 from tests.faults.scene import Scene
 from tests.faults.spec import WorkerSpec
@@ -53,6 +55,24 @@ def redis_setting(scene: Scene, name: str, value: str) -> Iterator[None]:
         yield
     finally:
         scene.raw.config_set(name, held[name])
+
+
+@contextmanager
+def full_disk_of_redis(scene: Scene) -> Iterator[None]:
+    """Its append-only file cannot grow while the block runs."""
+    pid = scene.servers.pid("valkey")
+    fill_disk(pid, file_bytes=_size_of_log(pid))
+    try:
+        yield
+    finally:
+        make_room(pid)
+
+
+def _size_of_log(pid: int) -> int:
+    """Of the append-only file that this Valkey has open."""
+    opened = Path(f"/proc/{pid}/fd").iterdir()
+    (log,) = (file for file in opened if file.readlink().name.endswith(".incr.aof"))
+    return log.stat().st_size
 
 
 def write_at_once(scene: Scene) -> None:

@@ -18,9 +18,11 @@ import torch
 from celery import signals
 from PIL.Image import Image
 
+from tests.faults.disk import fill_disk
 from tests.faults.journal import Writer
 from tests.faults.spec import (
     DIE_AFTER_PUT_ONCE,
+    GORGE,
     HANG_ONCE,
     POISON,
     SPOIL_ONCE,
@@ -45,6 +47,9 @@ from visionq_worker.model.tiny import tiny_config
 
 ANSWER = range(300, 364)
 NUM_PAGES = 8192
+MOUTHFUL_BYTES = 8_000_000
+NUM_MOUTHFULS = 60
+"""More than any row lets a worker have, and little enough if nobody ends it."""
 
 
 @cache
@@ -72,6 +77,9 @@ def live(spec: WorkerSpec) -> None:
     if spec.skew_seconds:
         shift_clock(spec.skew_seconds)
     journal = Writer(Path(spec.folder, "journal"))
+    if spec.is_disk_full:
+        journal.write_through_a_pipe()
+        fill_disk(os.getpid())
     settings = load_settings()
     _set_up_logging(settings)
     signals.worker_ready.connect(lambda **_: journal.write("up"), weak=False)
@@ -153,6 +161,8 @@ class Engine:
     def encode(self, prompt: str, images: Sequence[Image], num_crops: int) -> ModelInputs:
         if POISON in prompt:
             os.kill(os.getpid(), signal.SIGKILL)
+        if GORGE in prompt:
+            gorge()
         if HANG_ONCE in prompt and self._is_first(HANG_ONCE):
             self._runner.gate.clear()
         if SPOIL_ONCE in prompt and self._is_first(SPOIL_ONCE):
@@ -184,6 +194,15 @@ class Engine:
         self._inner.info = replace(self._inner.info, device="cuda")
         torch.cuda.synchronize = _fail_on_device  # type: ignore[assignment]
         self._runner.is_lost = True
+
+
+def gorge() -> None:
+    """Take memory step by step, each one written to, and have it for a while."""
+    eaten = []
+    for _ in range(NUM_MOUTHFULS):
+        eaten.append(b"\xff" * MOUTHFUL_BYTES)
+        time.sleep(0.01)
+    time.sleep(2.0)
 
 
 class Runner(SimulatedRunner):

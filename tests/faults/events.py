@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from time import monotonic
 
 from tests.faults.gate import Put
@@ -33,3 +34,10 @@ class Events:
         with self._lock:
             all_of_them = sorted(self._events + theirs + stored)
         return "\n".join(f"{at - self.began:9.3f}  {text}" for at, text in all_of_them)
+
+
+def keep_events(text: str, folder: Path | None, name: str) -> None:
+    """Write them down for whoever asks what has gone wrong; None: nobody does."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.txt").write_text(text)

@@ -33,7 +33,6 @@ class Put:
 
     at: float
     digest: str
-    content: bytes
 
 
 class Gate:
@@ -116,7 +115,7 @@ class Gate:
         task_id = _result_of(path)
         if method != "PUT" or answer.status != OK or task_id is None:
             return answer
-        put = Put(monotonic(), hashlib.sha256(body).hexdigest(), body)
+        put = Put(monotonic(), digest_of(body))
         with self._lock:
             self._puts.setdefault(task_id, []).append(put)
             if self._num_to_swallow:
@@ -144,6 +143,10 @@ def _ask(port: int, method: str, path: str, headers: Any, body: bytes) -> _Answe
         return _Answer(reply.status, reply.getheaders(), reply.read())
     finally:
         connection.close()
+
+
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _result_of(path: str) -> str | None:

@@ -20,6 +20,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
+from tests.faults.disk import through_a_pipe
+
 What = Literal["up", "take", "run", "later", "done"]
 
 
@@ -37,6 +39,10 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
+    def write_through_a_pipe(self) -> None:
+        """Before this process becomes unable to write files."""
+        self._file = through_a_pipe(self._file)
+
     def write(self, what: What, task_id: str = "") -> None:
         line = Line(monotonic(), os.getpid(), what, task_id)
         os.write(self._file, json.dumps(asdict(line)).encode() + b"\n")
@@ -50,12 +56,24 @@ class Reader:
         self._file = path.open("rb")
         self._lock = threading.Lock()
         self._lines: list[Line] = []
+        self._counts: Counter[tuple[int, What]] = Counter()
 
     def lines(self) -> Sequence[Line]:
         with self._lock:
-            for text in self._file:
-                self._lines.append(Line(**json.loads(text)))
+            self._read()
             return tuple(self._lines)
+
+    def count(self, what: What, *, pid: int) -> int:
+        """How many such lines, at the price of the new ones only."""
+        with self._lock:
+            self._read()
+            return self._counts[pid, what]
+
+    def _read(self) -> None:
+        for text in self._file:
+            line = Line(**json.loads(text))
+            self._lines.append(line)
+            self._counts[line.pid, line.what] += 1
 
     def of(self, what: What, *, task_id: str | None = None, pid: int | None = None) -> list[Line]:
         return [

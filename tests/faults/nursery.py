@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.faults.disk import through_a_pipe
 from tests.faults.spec import WorkerSpec
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -133,6 +134,8 @@ def _become(spec: WorkerSpec) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = Path(spec.folder, spec.log_name)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    if spec.is_disk_full:
+        output = through_a_pipe(output)
     for number, file in enumerate((nothing, output, output)):
         os.dup2(file, number)
     os.environ.clear()

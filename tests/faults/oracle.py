@@ -16,7 +16,7 @@ from tests.faults.crew import Exit
 from tests.faults.gate import Put
 from tests.faults.journal import Line
 from tests.faults.spec import Sort
-from visionq.contract import Lane, Status
+from visionq.contract import Lane
 from visionq.names import Names
 
 
@@ -48,11 +48,6 @@ class Report:
         """A figure and its bound; told in any case."""
         self.notes.append(f"{what} {value:.3g}")
         self.require(value <= most, f"{what} is {value:.3g}, more than {most:.3g}")
-
-
-def is_settled(status: Status, puts: Mapping[str, list[Put]]) -> bool:
-    """The record is final, and its result is there."""
-    return status.is_done and status.id in puts
 
 
 def find_lost(accepted: Iterable[str], puts: Mapping[str, list[Put]]) -> list[str]:

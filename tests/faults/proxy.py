@@ -7,6 +7,7 @@ at by `gate.py`, which knows what an object is.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -32,8 +33,24 @@ class Pair:
         self.server = server
         self.is_frozen = False
         self.is_swallowing = False
+        self.is_closed = False
+        self._closing = threading.Lock()
+        # What has come from an end is not found out by a time-out of its socket's: the other thread
+        # sends on that, and must not have one.
+        self._readable = {end: _poll_of(end) for end in (client, server)}
+
+    def has_come(self, end: socket.socket) -> bool:
+        """Whether there is something to read, be it the end; waits a tick for it."""
+        return bool(self._readable[end].poll(TICK_SECONDS * 1000))
 
     def close(self, *, with_reset: bool = False) -> None:
+        """How they end is up to the first one who closes them."""
+        with self._closing:
+            if not self.is_closed:
+                self.is_closed = True
+                self._close(with_reset=with_reset)
+
+    def _close(self, *, with_reset: bool) -> None:
         for end in (self.client, self.server):
             with suppress(OSError):
                 if with_reset:
@@ -42,6 +59,12 @@ class Pair:
                     end.shutdown(socket.SHUT_RDWR)
             with suppress(OSError):
                 end.close()
+
+
+def _poll_of(end: socket.socket) -> select.poll:
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    return poll
 
 
 class Proxy:
@@ -85,6 +108,10 @@ class Proxy:
         with self._lock:
             for pair in self._pairs:
                 pair.is_swallowing = False
+
+    def point_to(self, port: int) -> None:
+        """New connections lead there; those there are stay where they are."""
+        self._target = (HOST, port)
 
     def delay(self, seconds: float) -> None:
         """Each piece of a reply waits so long."""
@@ -141,7 +168,7 @@ class Proxy:
         pair.is_frozen = self._freezes_new
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            end.settimeout(TICK_SECONDS)
+            end.settimeout(None)
         with self._lock:
             self._pairs.append(pair)
         self._start(self._pump, pair, client, server)
@@ -155,14 +182,14 @@ class Proxy:
 
     def _pump(self, pair: Pair, source: socket.socket, sink: socket.socket) -> None:
         is_request = source is pair.client
-        while not self._is_closed:
+        while not (self._is_closed or pair.is_closed):
             if pair.is_frozen:
                 sleep(TICK_SECONDS)
                 continue
+            if not pair.has_come(source):
+                continue
             try:
                 data = source.recv(CHUNK_BYTES)
-            except TimeoutError:
-                continue
             except OSError:
                 break
             if not data:
@@ -175,9 +202,7 @@ class Proxy:
             if pair.is_frozen or (pair.is_swallowing and not is_request):
                 continue
             try:
-                sink.settimeout(None)
                 sink.sendall(data)
-                sink.settimeout(TICK_SECONDS)
             except OSError:
                 break
         pair.close()

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tests.faults import rows_messages, rows_mixed, rows_redis, rows_store, rows_workers
+from tests.faults import (
+    rows_failover,
+    rows_host,
+    rows_inputs,
+    rows_messages,
+    rows_mixed,
+    rows_redis,
+    rows_store,
+    rows_workers,
+)
 from tests.faults.oracle import Report
 from tests.faults.scene import CutShort, World
 
@@ -49,13 +58,16 @@ ROWS: Mapping[int, Row] = {
     7: Row("device out of memory", rows_workers.out_of_memory),
     8: Row("device lost", rows_workers.device_lost),
     9: Row("model cannot be loaded", rows_workers.cannot_load),
+    10: Row("memory eaten", rows_host.memory_eaten),
     11: Row("Redis killed", rows_redis.redis_killed, _lost_or_ended),
     12: Row("Redis full", rows_redis.redis_full),
+    13: Row("Redis's disk full", rows_redis.redis_disk_full),
     14: Row("Redis slow", rows_redis.redis_slow),
     15: Row("connections cut", rows_redis.connections_reset),
     16: Row("connections half-open", rows_redis.half_open, _lost),
     17: Row("producer cut off", rows_redis.producer_cut_off),
     18: Row("reply to publish lost", rows_redis.reply_to_publish_lost),
+    19: Row("failed over", rows_failover.failed_over),
     20: Row("queues flushed", rows_redis.queues_flushed),
     21: Row("clock ahead", rows_redis.clock_is_ahead, _run_twice),
     22: Row("delivered twice", rows_messages.delivered_twice),
@@ -65,10 +77,13 @@ ROWS: Mapping[int, Row] = {
     26: Row("store down", rows_store.store_down),
     27: Row("store slow", rows_store.store_slow),
     28: Row("input missing", rows_messages.input_missing),
+    29: Row("hostile pictures", rows_inputs.hostile_pictures),
+    30: Row("foreign addresses", rows_inputs.foreign_addresses),
+    31: Row("worker's disk full", rows_host.disk_full),
     32: Row("rolling restarts", rows_workers.rolling_restarts),
     33: Row("longer than the grace", rows_workers.longer_than_the_grace),
     34: Row("scaled up and down", rows_workers.scaled_up_and_down),
     35: Row("cancelled", rows_messages.cancelled),
     36: Row("mixed", rows_mixed.mixed),
 }
-"""By the numbers of the matrix. Those that are missing need another machine, or another test."""
+"""By the numbers of the matrix. Row 37 is `soak`."""

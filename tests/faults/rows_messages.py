@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
 import uuid
 from collections.abc import Callable
@@ -12,15 +11,14 @@ from typing import Any
 
 import pytest
 
+from tests.faults.messages import Message, push, renamed, take_message
 from tests.faults.oracle import Report, size_of
 from tests.faults.requirements import require_no_own_exits
-from tests.faults.scene import Scene, World
+from tests.faults.scene import World
 from tests.support.waiting import wait_until
 from visionq.contract import State
 from visionq.errors import InvalidTask
-from visionq.names import result_key
 
-Message = dict[str, Any]
 TEN_MEGABYTES = 10_000_000
 CANCEL_SECONDS = 1.0
 
@@ -47,10 +45,10 @@ def corrupted(world: World) -> Report:
     """Row 23: what is no message of ours is put aside, and the worker lives."""
     with world.scene("corrupted") as scene:
         queue = scene.names.queue("interactive")
-        good = _take_message(scene)
+        good = take_message(scene)
         scene.crew.add(scene.spec())
         for harm in HARMS:
-            scene.raw.lpush(queue, harm(_renamed(good)))
+            scene.raw.lpush(queue, harm(renamed(good)))
         scene.producer.submit(2)
         report = scene.report(f"{len(HARMS)} bad messages")
         num_dead = size_of(scene.raw, scene.names.dead())
@@ -64,14 +62,9 @@ def oversized(world: World) -> Report:
     with world.scene("oversized") as scene:
         with pytest.raises(InvalidTask):
             scene.producer.submit(word="x" * TEN_MEGABYTES)
-        message = _renamed(_take_message(scene))
-        args, kwargs, embedded = json.loads(base64.b64decode(message["body"]))
-        kwargs["task"]["question"] = "x" * TEN_MEGABYTES
-        message["body"] = base64.b64encode(json.dumps([args, kwargs, embedded]).encode()).decode()
-        task_id = message["headers"]["id"]
+        message = renamed(take_message(scene), question="x" * TEN_MEGABYTES)
         scene.crew.add(scene.spec())
-        scene.raw.lpush(scene.names.queue("interactive"), json.dumps(message))
-        scene.producer.accepted.append(task_id)
+        task_id = push(scene, message)
         scene.producer.submit(2)
         report = scene.report("1 message of 13 MB")
         state = scene.client.status(task_id).state
@@ -127,31 +120,6 @@ def cancelled(world: World) -> Report:
         states = {status.state for status in scene.client.status_many([*waiting, *running])}
         report.require(states == {State.REVOKED}, f"states {sorted(states)}")
         return report
-
-
-def _take_message(scene: Scene) -> Message:
-    """One of our own, out of the queue; its task is forgotten."""
-    (task_id,) = scene.producer.submit()
-    text = scene.raw.rpop(scene.names.queue("interactive"))
-    assert isinstance(text, str)
-    scene.raw.delete(scene.names.record(task_id))
-    scene.raw.zrem(scene.names.open(), task_id)
-    scene.producer.accepted.remove(task_id)
-    assert not scene.gate.has(task_id), result_key(task_id)
-    message: Message = json.loads(text)
-    return message
-
-
-def _renamed(message: Message) -> Message:
-    """The same of another task, of which nobody has a record."""
-    renamed = copy.deepcopy(message)
-    task_id = str(uuid.uuid4())
-    args, kwargs, embedded = json.loads(base64.b64decode(renamed["body"]))
-    kwargs["task"]["id"] = task_id
-    renamed["body"] = base64.b64encode(json.dumps([args, kwargs, embedded]).encode()).decode()
-    renamed["headers"] |= {"id": task_id, "root_id": task_id}
-    renamed["properties"] |= {"delivery_tag": str(uuid.uuid4()), "correlation_id": task_id}
-    return renamed
 
 
 def _with_body(content: bytes) -> Callable[[Message], str]:

@@ -8,6 +8,7 @@ from time import monotonic, sleep
 from tests.faults.acts import (
     cut_connections,
     freeze_all,
+    full_disk_of_redis,
     is_refused,
     redis_setting,
     restart_redis,
@@ -21,7 +22,8 @@ from tests.faults.requirements import (
     require_no_own_exits,
     require_one_run_each,
 )
-from tests.faults.scene import World
+from tests.faults.scene import Scene, World
+from tests.support.waiting import wait_until
 from visionq.records import LOOK_SECONDS
 
 BACK_SECONDS = 5.0
@@ -73,6 +75,41 @@ def redis_full(world: World) -> Report:
         require_few_duplicates(report)
         require_no_own_exits(report)
         return report
+
+
+def redis_disk_full(world: World) -> Report:
+    """Row 13: Redis cannot write its log and refuses writes until it can; all goes on by itself."""
+    full_seconds = world.pick(3.5, 20.0)  # as in row 12
+    with (
+        world.scene("redis-disk-full", tokens=(30, 90)) as scene,
+        # Redis ends itself when it cannot write at once what is to be written at once.
+        redis_setting(scene, "appendfsync", "everysec"),
+    ):
+        scene.crew.add(scene.spec(), count=2)
+        scene.producer.submit(world.pick(40, 400))  # more than both have in hand
+        sleep(0.3)
+        with full_disk_of_redis(scene):
+            scene.events.note("Redis's disk is full")
+            wait_until(lambda: not _can_write(scene), what="Redis to notice that its disk is full")
+            began = monotonic()
+            refused = is_refused(scene)
+            seconds = monotonic() - began
+            sleep(full_seconds)
+            is_still_full = not _can_write(scene)
+        scene.events.note("Redis's disk has room")
+        wait_until(lambda: _can_write(scene), what="Redis to notice that its disk has room")
+        scene.producer.submit(world.pick(10, 200))
+        report = scene.report(f"{full_seconds:g} s without disk", patience_seconds=20)
+        report.require(refused and is_still_full, "the disk was not full")
+        report.within("refused after", seconds, MUTE_SECONDS)
+        require_few_duplicates(report)
+        require_no_own_exits(report)
+        return report
+
+
+def _can_write(scene: Scene) -> bool:
+    state: dict[str, str] = scene.raw.info("persistence")
+    return state["aof_last_write_status"] == "ok"
 
 
 def redis_slow(world: World) -> Report:

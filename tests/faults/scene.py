@@ -16,7 +16,7 @@ import redis
 from tests.faults import oracle
 from tests.faults.crew import Crew
 from tests.faults.events import Events
-from tests.faults.gate import Gate
+from tests.faults.gate import Gate, digest_of
 from tests.faults.journal import Reader
 from tests.faults.nursery import Nursery
 from tests.faults.oracle import Report
@@ -80,19 +80,31 @@ class World:
         lease_seconds: float = 2.0,
         concurrency: int = 8,
         tokens: tuple[int, int] = (10, 40),
+        record_ttl_seconds: int = 3600,
         settings: Mapping[str, str] | None = None,
+        broker_url: str | None = None,
     ) -> Iterator[Scene]:
-        """An empty Redis, and whatever a row needs. `settings` are VISIONQ_ variables."""
+        """An empty Redis, and whatever a row needs. `settings` are VISIONQ_ variables.
+
+        `broker_url`: of a Redis of the row's own, in place of the world's.
+        """
         folder = self.folder / f"{name}-{self.sort}"
         folder.mkdir()
         with ExitStack() as stack:
+            urls = self.servers.urls
             scene = Scene(
                 self,
                 folder,
                 stack,
+                urls=replace(urls, broker_url=broker_url) if broker_url else urls,
                 lease_seconds=lease_seconds,
                 tokens=tokens,
-                settings={"VISIONQ_WORKER__CONCURRENCY": str(concurrency), **(settings or {})},
+                record_ttl_seconds=record_ttl_seconds,
+                settings={
+                    "VISIONQ_WORKER__CONCURRENCY": str(concurrency),
+                    "VISIONQ_BROKER__RECORD_TTL_SECONDS": str(record_ttl_seconds),
+                    **(settings or {}),
+                },
             )
             try:
                 yield scene
@@ -117,8 +129,10 @@ class Scene:
         folder: Path,
         stack: ExitStack,
         *,
+        urls: LocalUrls,
         lease_seconds: float,
         tokens: tuple[int, int],
+        record_ttl_seconds: int,
         settings: dict[str, str],
     ) -> None:
         self.world = world
@@ -127,8 +141,8 @@ class Scene:
         self.lease_seconds = lease_seconds
         self.names = Names(folder.name)
         self._folder = folder
+        self._urls = urls
         self._settings = lease_env(lease_seconds) | settings
-        urls = self.servers.urls
         self.raw = redis.Redis.from_url(urls.broker_url, decode_responses=True)
         stack.callback(self.raw.close)
         self.raw.flushdb()
@@ -138,17 +152,18 @@ class Scene:
         self.gate = stack.enter_context(Gate(_port(urls.s3_endpoint), seed=world.seed))
         self.redis_of_workers = stack.enter_context(Proxy(_port(urls.broker_url)))
         self.redis_of_producer = stack.enter_context(Proxy(_port(urls.broker_url)))
-        image = _upload(urls)
-        self.client = self._client(stack, urls, image)
+        (image,) = self.upload(DOT)
+        self.client = self._client(stack, urls, record_ttl_seconds)
         self.producer = Producer(
             self.client, name=folder.name, image=image, seed=world.seed, tokens=tokens
         )
+        self._settled: set[str] = set()
         # Last, so that workers end before what they talk to.
         self.crew = stack.enter_context(Crew(world.nursery, self.journal, self.events))
 
     def spec(self, *, through_proxy: bool = False) -> WorkerSpec:
         """A worker of this scene. `through_proxy`: to Redis, that is; to S3 it always is."""
-        urls = self.servers.urls
+        urls = self._urls
         seen = replace(urls, s3_endpoint=f"http://127.0.0.1:{self.gate.port}")
         if through_proxy:
             seen = replace(seen, broker_url=_with_port(urls.broker_url, self.redis_of_workers.port))
@@ -158,6 +173,15 @@ class Scene:
             sort=self.world.sort,
             lease_seconds=self.lease_seconds,
         )
+
+    def upload(self, *contents: bytes) -> list[str]:
+        """Put inputs into the bucket, whatever they are worth; returns their keys."""
+        keys = [input_key(content) for content in contents]
+        store = ObjectStore(_address(self._urls))
+        for key, content in zip(keys, contents, strict=True):
+            store.put(key, content)
+        store.close()
+        return keys
 
     def wait_until_idle(self, *, seconds: float = 30.0) -> None:
         """Everything accepted so far is settled."""
@@ -188,16 +212,20 @@ class Scene:
     def report(self, faults: str, *, patience_seconds: float | None = None) -> Report:
         """Drain, and compare what was accepted with what became of it."""
         self.drain(patience_seconds=patience_seconds)
-        accepted = sorted(set(self.producer.accepted))
-        leftovers = self._leftovers()
-        statuses = self.client.status_many(accepted)
-        report = self._look(faults, leftovers)
-        report.require(not report.lost, f"{len(report.lost)} of {len(accepted)} lost")
-        report.require(not report.changed, f"{len(report.changed)} results were replaced")
-        report.require(not leftovers, f"left over: {leftovers}")
+        report = self.report_of_results(faults)
         if self.world.sort == "ours":
+            statuses = self.client.status_many(sorted(set(self.producer.accepted)))
             vague = [each.id for each in statuses if not each.is_done]
             report.require(not vague, f"{len(vague)} records are not final")
+        return report
+
+    def report_of_results(self, faults: str) -> Report:
+        """As `report`, of tasks that are done, and whose records may have expired."""
+        leftovers = self._leftovers()
+        report = self._look(faults, leftovers)
+        report.require(not report.lost, f"{len(report.lost)} of {report.accepted} lost")
+        report.require(not report.changed, f"{len(report.changed)} results were replaced")
+        report.require(not leftovers, f"left over: {leftovers}")
         self._check_bytes(report)
         report.events = self._tell()
         return report
@@ -225,28 +253,32 @@ class Scene:
 
     def _check_bytes(self, report: Report) -> None:
         """What lies in the bucket is what was put there first."""
-        store = ObjectStore(_address(self.servers.urls))
+        store = ObjectStore(_address(self._urls))
         try:
             for task_id, puts in self.gate.puts().items():
                 if task_id not in report.changed:
                     held = store.get(result_key(task_id))
-                    report.require(held == puts[0].content, f"{task_id} has another result")
+                    is_same = digest_of(held) == puts[0].digest
+                    report.require(is_same, f"{task_id} has another result")
         finally:
             store.close()
 
     def _unsettled(self) -> list[str]:
-        accepted = sorted(set(self.producer.accepted))
+        """Of what was accepted. What was once found settled stays so and is not looked at again."""
+        accepted = sorted(set(self.producer.accepted) - self._settled)
         waiting = [task_id for task_id in accepted if not self.gate.has(task_id)]
         if self.world.sort == "stock":
             return waiting
         if len(waiting) > 200:  # no need to ask Redis about each
             return waiting
-        puts = self.gate.puts()
         try:
             statuses = self.client.status_many(accepted)
         except BrokerUnavailable:
             return accepted
-        return [each.id for each in statuses if not oracle.is_settled(each, puts)]
+        self._settled.update(
+            each.id for each in statuses if each.is_done and self.gate.has(each.id)
+        )
+        return [task_id for task_id in accepted if task_id not in self._settled]
 
     def _leftovers(self) -> dict[str, int]:
         deadline = monotonic() + LEFTOVER_SECONDS
@@ -266,20 +298,16 @@ class Scene:
             parts.append("\n".join([f"--- {log.name}", *tail]))
         return "\n".join(parts)
 
-    def _client(self, stack: ExitStack, urls: LocalUrls, image: str) -> Client:
-        """Through the producer's own proxy, and warm: connections are there before any fault."""
-        url = _with_port(urls.broker_url, self.redis_of_producer.port)
+    def _client(self, stack: ExitStack, urls: LocalUrls, record_ttl_seconds: int) -> Client:
+        """Through the producer's own proxy."""
         return stack.enter_context(
-            Client(url, _address(urls), namespace=self.names.namespace, record_ttl_seconds=3600)
+            Client(
+                _with_port(urls.broker_url, self.redis_of_producer.port),
+                _address(urls),
+                namespace=self.names.namespace,
+                record_ttl_seconds=record_ttl_seconds,
+            )
         )
-
-
-def _upload(urls: LocalUrls) -> str:
-    key = input_key(DOT)
-    store = ObjectStore(_address(urls))
-    store.put(key, DOT)
-    store.close()
-    return key
 
 
 def _address(urls: LocalUrls) -> StoreAddress:

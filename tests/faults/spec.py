@@ -12,6 +12,8 @@ Sort = Literal["ours", "stock"]
 # A question that holds one of these words does it to the worker that runs the task.
 POISON = "POISON"
 """The process dies, each time."""
+GORGE = "GORGE"
+"""The process takes memory, more and more of it, each time."""
 HANG_ONCE = "HANG-ONCE"
 """The device never finishes another step."""
 SPOIL_ONCE = "SPOIL-ONCE"
@@ -34,6 +36,7 @@ class WorkerSpec:
     skew_seconds: float = 0.0
     fits_at_most: int | None = None
     can_load: bool = True
+    is_disk_full: bool = False
     lease_seconds: float = 3.0
 
     def as_json(self) -> str:

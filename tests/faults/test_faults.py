@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults import soak
 from tests.faults.nursery import Nursery
 from tests.faults.rows import ROWS, play
 from tests.faults.scene import World
@@ -37,3 +38,9 @@ def test_stock_worker_fails(world: World, number: int) -> None:
     harm = ROWS[number].stock_harm
     assert harm is not None
     assert harm(report) > 0, f"{report.complaints}\n{report.events}"
+
+
+def test_soak_of_few_tasks_is_green(world: World) -> None:
+    report = soak.play(world, count=200).report
+    assert report.accepted == 200
+    assert report.is_green, f"{report.complaints}\n{report.events}"
