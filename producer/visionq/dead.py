@@ -72,7 +72,8 @@ local function wait_again(task)
   end
   if redis.call('HSETNX', RECORD, 'at', now) == 1 then redis.call('HSET', RECORD, 'attempt', 1) end
   redis.call('HINCRBY', RECORD, 'fence', 1)
-  redis.call('HSET', RECORD, 'state', 'PENDING', 'task', task, 'seq', seq, 'sent', '1')
+  redis.call('HSET', RECORD, 'state', 'PENDING', 'task', task, 'seq', seq, 'sent', '1',
+    'since', now)
   redis.call('HDEL', RECORD, 'dead', 'strikes', 'retries', 'code', 'message', 'retryable', 't0',
     't1', 'due', 'cancel', 'tokens', 'store')
   redis.call('EXPIRE', RECORD, TTL)

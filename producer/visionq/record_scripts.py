@@ -13,14 +13,6 @@ local function is_final(state)
 end
 """
 
-# Looks at tasks that wait are spread, or a long queue would keep Redis busy with them.
-_PAUSE = """
-local LOOKS_PER_SECOND = 1000
-local function pause(open, seconds)
-  return math.max(seconds, redis.call('ZCARD', open) / LOOKS_PER_SECOND)
-end
-"""
-
 _LOOK = """
 local function look(open, at, id, ttl)
   redis.call('ZADD', open, at, id)
@@ -29,9 +21,11 @@ end
 """
 
 # A lane's hash has `waiting` and `waiting:<tenant>`, and how fast tasks are started: `starts` since
-# `window`, and the `rate` per second in the window before that.
+# `window`, and the `rate` per second in the window before that. Beside it, the sorted set
+# `<lane>:line` has the ids of those that wait, by since when.
 _UNCOUNT = """
-local function uncount(record, lane)
+local function uncount(record, lane, id)
+  redis.call('ZREM', lane .. ':line', id)
   local tenant = redis.call('HGET', record, 'counted')
   if not tenant then return end
   redis.call('HDEL', record, 'counted')
@@ -47,7 +41,6 @@ end
 # when it is refused.
 CREATE = (
     _NOW
-    + _PAUSE
     + _LOOK
     + """
 local found = redis.call('HMGET', KEYS[1], 'state', 'sent')
@@ -69,7 +62,11 @@ if tonumber(ARGV[8]) > 0 then
   redis.call('HSET', KEYS[1], 'due', now + ARGV[8], 'sent', '1')
   look(KEYS[3], now + ARGV[8], ARGV[3], ARGV[1])
 else
-  look(KEYS[3], now + pause(KEYS[3], ARGV[4]), ARGV[3], ARGV[1])
+  -- Half the life of the record; `DUE` looks sooner when the task has been overtaken.
+  local at = now + ARGV[1] / 2
+  if ARGV[9] ~= '' then at = math.min(at, ARGV[9] + 0.01) end
+  look(KEYS[3], at, ARGV[3], ARGV[1])
+  look(KEYS[2] .. ':line', now, ARGV[3], ARGV[1])
 end
 return false
 """
@@ -91,7 +88,7 @@ local seq = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
 if seq > tonumber(redis.call('HGET', KEYS[2], 'started') or '0') then
   redis.call('HSET', KEYS[2], 'started', seq)
 end
-uncount(KEYS[1], KEYS[2])
+uncount(KEYS[1], KEYS[2], ARGV[5])
 local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
 local starts = redis.call('HINCRBY', KEYS[2], 'starts', 1)
 if now - window > 10 then
@@ -209,7 +206,7 @@ if not state then return 'UNKNOWN' end
 if held[3] then return state end -- an attempt has decided the result: too late
 if state == 'PENDING' or state == 'RETRY' then
   local lane = cjson.decode(task).lane or ARGV[4]
-  for i = 4, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 1]) end end
+  for i = 4, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 1], ARGV[2]) end end
   redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
   look(KEYS[2], now, ARGV[2], ARGV[3])
   redis.call('PUBLISH', ARGV[1], 'REVOKED')
@@ -225,7 +222,7 @@ WITHDRAW = (
     _UNCOUNT
     + """
 if redis.call('HGET', KEYS[1], 'state') ~= 'PENDING' then return end
-uncount(KEYS[1], KEYS[2])
+uncount(KEYS[1], KEYS[2], ARGV[1])
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 """
@@ -238,26 +235,56 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
 # KEYS open, unacked-index, suspects, then lane hash and queue of each lane; ARGV prefix of records,
-# most, seconds until the next look, ttl, then each lane's name. Returns [id, verdict, task]... in
-# JSON. Each due task is given to one caller only, since it is due again later. A message is lost
-# when its queue is empty, or younger ones have been started: queues are first in, first out. The
-# record of a task that waits does not end before its turn.
+# most, seconds of grace and until the next look, ttl, then each lane's name. Returns
+# [id, verdict, task]... in JSON, and whether there may be more.
+#
+# Each due task is given to one caller only, since it is due again later. A message is lost when its
+# queue is empty, or begins with one that was sent later: queues are first in, first out. So only
+# those who have been overtaken are looked at, and not a long queue. The record of a task that waits
+# does not end before its turn.
 DUE = (
     _NOW
-    + _PAUSE
     + _IS_FINAL
     + """
 now = tonumber(now)
 local lanes = {}
-for i = 5, #ARGV do
-  local queue = KEYS[3 + 2 * (i - 4)]
-  lanes[ARGV[i]] = {hash = KEYS[2 + 2 * (i - 4)], length = redis.call('LLEN', queue)}
+-- Since when the oldest message of a queue stands in line; nil when that cannot be told.
+local function front_of(queue)
+  local is_json, m = pcall(cjson.decode, redis.call('LINDEX', queue, -1))
+  local id = is_json and type(m) == 'table' and type(m.headers) == 'table' and m.headers.id
+  if type(id) ~= 'string' then return nil end
+  local since = redis.call('HMGET', ARGV[1] .. id, 'since', 'at')
+  return tonumber(since[1] or since[2] or nil)
 end
-local rest = pause(KEYS[1], ARGV[3])
+
+-- Tasks in line before this time have lost their message. A message may be sent a while after its
+-- record was made.
+local function lost_before(lane)
+  if lane.length == 0 then return now end
+  return (lane.front or 0) - ARGV[3]
+end
+
+-- Whoever is overtaken is looked at, once it has had the time to be started. The others cannot be
+-- found lost, and are left alone, however many they are.
+local most = 0
+for i = 5, #ARGV do
+  local hash, queue = KEYS[2 + 2 * (i - 4)], KEYS[3 + 2 * (i - 4)]
+  local lane = {hash = hash, line = hash .. ':line', length = redis.call('LLEN', queue)}
+  if lane.length > 0 then lane.front = front_of(queue) end
+  lanes[ARGV[i]] = lane
+  local last = '(' .. string.format('%.6f', lost_before(lane))
+  local overtaken = redis.call('ZRANGEBYSCORE', lane.line, '-inf', last, 'LIMIT', 0, ARGV[2])
+  for _, id in ipairs(overtaken) do
+    redis.call('ZREM', lane.line, id)
+    redis.call('ZADD', KEYS[1], 'LT', now + ARGV[3], id)
+  end
+  most = math.max(most, #overtaken)
+end
+local rest = ARGV[4] / 2
 
 local function published(record, lane, id, task)
   local seq = redis.call('HINCRBY', lane.hash, 'submitted', 1)
-  redis.call('HSET', record, 'seq', seq)
+  redis.call('HSET', record, 'seq', seq, 'since', now)
   redis.call('HDEL', record, 'due')
   return {id, 'publish', task}
 end
@@ -265,9 +292,9 @@ end
 -- What is to be done, and when to look again (nil: never).
 local function judge(id)
   local record = ARGV[1] .. id
-  local names = {'state', 'task', 'claim', 'due', 'dead', 'owes', 'seq', 'strikes'}
+  local names = {'state', 'task', 'claim', 'due', 'dead', 'owes', 'at', 'since', 'strikes'}
   local r = redis.call('HMGET', record, unpack(names))
-  local state, task, claim, due, dead, owes, seq, strikes = unpack(r)
+  local state, task, claim, due, dead, owes, at, since, strikes = unpack(r)
   local later = now + ARGV[3]
   if not state and not dead then return nil, nil end
   if is_final(state) then
@@ -279,7 +306,6 @@ local function judge(id)
   redis.call('EXPIRE', record, ARGV[4])
   local parsed = cjson.decode(task)
   local lane = lanes[parsed.lane or 'interactive']
-  if state == 'PENDING' or state == 'RETRY' then later = now + rest end
   local deadline = type(parsed.deadline) == 'number' and parsed.deadline or nil
   if deadline and now > deadline then return {id, 'expire', task}, later end
   if deadline then later = math.min(later, deadline + 0.01) end
@@ -291,11 +317,11 @@ local function judge(id)
   end
   -- It may stand in the suspects' line, which is gone through sooner or later.
   if strikes and redis.call('LLEN', KEYS[3]) > 0 then return nil, later end
-  local started = tonumber(redis.call('HGET', lane.hash, 'started') or '0')
-  if lane.length == 0 or started > tonumber(seq or '0') then
-    return published(record, lane, id, task), later
-  end
-  return nil, later
+  since = tonumber(since or at)
+  if since < lost_before(lane) then return published(record, lane, id, task), later end
+  redis.call('ZADD', lane.line, since, id)
+  redis.call('EXPIRE', lane.line, ARGV[4])
+  return nil, math.min(now + rest, deadline and deadline + 0.01 or math.huge)
 end
 
 local found, ids = {}, redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
@@ -310,8 +336,8 @@ for _, id in ipairs(ids) do
   if verdict then found[#found + 1] = verdict end
   if later then redis.call('ZADD', KEYS[1], later, id) else redis.call('ZREM', KEYS[1], id) end
 end
-if #found == 0 then return '[]' end
-return cjson.encode(found)
+local has_more = math.max(#ids, most) >= tonumber(ARGV[2])
+return {#found == 0 and '[]' or cjson.encode(found), has_more and 1 or 0}
 """
 )
 

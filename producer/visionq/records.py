@@ -7,6 +7,7 @@ A record's fields, short because a record waits in memory with its message:
     task       the Task, compact JSON    seq         number within its lane, for the position
     attempt    starts so far             fence       rises with every start and replay; writes need
                                                      the latest
+    since      when it got its place in the queue, if that was later than `at`
     owner      who runs it               cancel      "1" once somebody asked for it
     tokens     generated so far          max         the most that may be generated
     code, message, retryable             of a failure
@@ -23,7 +24,8 @@ A record's fields, short because a record waits in memory with its message:
 A state that is final never changes, but for the replay of a dead letter (`dead`). Of two attempts
 that believe they own a task, the one whose result is decided here first is right, and whoever takes
 the task over stores the same bytes. Every key has a TTL. Tasks that have not ended, or owe an
-object, stand in the set `open` by the time when a worker's reconciler should look at them.
+object, stand in the set `open` by the time when a worker's reconciler should look at them; those
+whose message should be in a queue stand in the lane's `line`, too, by since when.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ LANES = tuple(Lane)
 NOTHING_STARTED = "0"
 FULL = "FULL"
 LOOK_SECONDS = 10
-"""After so long a lost message is noticed, at the soonest; after a second for each thousand tasks
-that wait, if that is longer."""
+"""How long a message may take to follow its record, and how soon a task that may be lost is looked
+at."""
 MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -87,6 +89,14 @@ class Due:
     task_id: str
     verdict: Verdict
     task: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DueTasks:
+    """What one look has found, and whether the next one may find more at once."""
+
+    tasks: list[Due]
+    has_more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,14 +267,20 @@ class Records:
         args += [str(first_seconds), str(longest_seconds)]
         return bool(self._run(self._postpone, self._own_keys(task_id), args))
 
-    def due(self, limit: int) -> list[Due]:
-        """Tasks that somebody has to do something about: the caller."""
+    def due(self, limit: int) -> DueTasks:
+        """Look at `limit` tasks, and say which of them need something: the caller has to do it."""
         keys = [self._names.open(), self._names.unacked_index(), self._names.suspects()]
         for lane in LANES:
             keys += [self._names.lane(lane), self._names.queue(lane)]
         args = [self._names.record(""), str(limit), str(LOOK_SECONDS), self._ttl, *LANES]
-        found = json.loads(self._run(self._due, keys, args))
-        return [Due(task_id, verdict, json.loads(task)) for task_id, verdict, task in found]
+        found, has_more = self._run(self._due, keys, args)
+        return DueTasks(
+            [
+                Due(task_id, verdict, json.loads(task))
+                for task_id, verdict, task in json.loads(found)
+            ],
+            has_more=bool(has_more),
+        )
 
     def recall(self, work_key: str) -> str | None:
         """The id of a task that has been answered for this work."""
@@ -334,7 +350,8 @@ class Records:
         limits = self._limits
         most = [str(limits.max_waiting), str(limits.max_waiting_per_tenant or 0)]
         look, delay = str(LOOK_SECONDS), f"{delay_seconds:.6f}"
-        return [self._ttl, _encode_new(task), task.id, look, task.tenant, *most, delay]
+        deadline = "" if task.deadline is None else f"{task.deadline:.6f}"
+        return [self._ttl, _encode_new(task), task.id, look, task.tenant, *most, delay, deadline]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():

@@ -262,7 +262,7 @@ def test_a_task_is_replayed_before_a_worker_has_ended_it(
     seconds, _ = raw.time()
     look: Any = raw.zscore(worker.names.open(), dead_task)
     assert seconds + 5 < look < seconds + 15
-    assert worker.records.due(10) == []
+    assert worker.records.due(10).tasks == []
     after = raw.hgetall(worker.names.record(dead_task))
     assert not {"dead", "strikes"} & after.keys()
     assert (after["state"], after["task"]) == ("PENDING", before["task"])
@@ -272,7 +272,7 @@ def test_a_task_is_replayed_before_a_worker_has_ended_it(
 def test_a_task_that_a_worker_is_about_to_end_is_left_to_it(
     dead_task: str, letters: DeadLetters, records: Records, kept: Callable[[str], Any]
 ) -> None:
-    (due,) = records.due(10)
+    (due,) = records.due(10).tasks
     assert due.verdict == "bury"
     before = kept(dead_task)
     (one,) = letters.replay([dead_task])

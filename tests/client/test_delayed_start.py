@@ -22,7 +22,7 @@ def test_delayed_task_waits_outside_of_the_queue(
     assert (status.state, status.position) == (State.PENDING, None)
     score = raw.zscore(names.open(), handle.id)
     assert score == pytest.approx(time() + 100, abs=5)
-    assert records.due(10) == []
+    assert records.due(10).tasks == []
 
 
 def test_delayed_task_is_due_when_its_time_has_come(
@@ -31,7 +31,7 @@ def test_delayed_task_is_due_when_its_time_has_come(
     handle = client.ocr(key, start_in_seconds=100)
     raw.hset(names.record(handle.id), "due", time() - 1)
     raw.zadd(names.open(), {handle.id: 1})
-    (due,) = records.due(10)
+    (due,) = records.due(10).tasks
     assert (due.task_id, due.verdict) == (handle.id, "publish")
     assert handle.status().position is not None
 

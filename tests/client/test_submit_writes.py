@@ -72,7 +72,7 @@ def test_the_record_is_written_before_the_message(
         while not seen or not seen[-1].startswith("LPUSH"):
             seen.append(monitor.next_command()["command"])
     written = [command.split()[0] for command in seen if task_id in command]
-    assert written == ["EVALSHA", "HMGET", "HSET", "EXPIRE", "ZADD", "LPUSH"]
+    assert written == ["EVALSHA", "HMGET", "HSET", "EXPIRE", "ZADD", "ZADD", "LPUSH"]
     assert own_worker.message_ids()[-1] == task_id
 
 

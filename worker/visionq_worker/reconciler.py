@@ -67,12 +67,12 @@ class Reconciler:
 
     def _turn(self) -> None:
         self._probe_store()
-        while not self._stopping.is_set():
-            found = self._records.due(MAX_DUE)
-            for due in found:
+        has_more = True
+        while has_more and not self._stopping.is_set():
+            looked = self._records.due(MAX_DUE)
+            for due in looked.tasks:
                 self._settle(due)
-            if len(found) < MAX_DUE:
-                return
+            has_more = looked.has_more
 
     def _probe_store(self) -> None:
         if self._store_gate.is_open or monotonic() < self._probes_at:
