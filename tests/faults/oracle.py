@@ -92,6 +92,7 @@ def find_leftovers(raw: redis.Redis, names: Names, sort: Sort) -> dict[str, int]
     keys = [names.queue(lane) for lane in Lane]
     if sort == "ours":
         keys += [names.unacked(), names.unacked_index(), names.leases(), names.open()]
+        keys += [f"{names.lane(lane)}:line" for lane in Lane]
     else:  # which knows no records
         keys += [f"{names.namespace}:stock-unacked", f"{names.namespace}:stock-unacked-index"]
     sizes = {key: size_of(raw, key) for key in keys}

@@ -228,7 +228,7 @@ def _fixed_keys(names: Names) -> set[str]:
     keys = {names.open(), names.unacked(), names.unacked_index(), names.leases()}
     for lane in Lane:
         queue = names.queue(lane)
-        keys |= {queue, names.lane(lane)}
+        keys |= {queue, names.lane(lane), f"{names.lane(lane)}:line"}
         keys |= {f"_kombu.binding.{queue}", f"_kombu.binding_permanent.{queue}"}
     return keys
 
