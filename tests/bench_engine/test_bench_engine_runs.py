@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.bench.children import REPOSITORY
-from tests.bench_engine.__main__ import BARS
 from tests.bench_engine.gpu.__main__ import read_arguments
 from tests.bench_engine.gpu.floors import Floors, Rates
 from tests.bench_engine.gpu.network import PUBLISHED, Shape, published_config

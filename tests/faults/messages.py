@@ -19,7 +19,8 @@ def take_message(scene: Scene) -> Message:
     text = scene.raw.rpop(scene.names.queue("interactive"))
     assert isinstance(text, str)
     scene.raw.delete(scene.names.record(task_id))
-    scene.raw.zrem(scene.names.open(), task_id)
+    for key in (scene.names.open(), f"{scene.names.lane('interactive')}:line"):
+        scene.raw.zrem(key, task_id)
     scene.producer.accepted.remove(task_id)
     assert not scene.gate.has(task_id), "somebody has run it"
     message: Message = json.loads(text)
