@@ -19,6 +19,7 @@ import click
 from visionq.client import TaskHandle
 from visionq.contract import Result, State, Status
 from visionq.dead_commands import dead
+from visionq.kinds import Kind
 from visionq.progress import ProgressLine, describe, follow
 from visionq.settings import load_settings
 from visionq.shell import (
@@ -206,6 +207,39 @@ def list_tasks(session: Session, limit: int, as_json: bool) -> None:
     with session.client() as client:
         for one in client.recent(limit):
             _print_status(one, as_json=as_json)
+
+
+@main.command("kinds")
+@json_option
+@click.pass_obj
+@reported
+def list_kinds(session: Session, as_json: bool) -> None:
+    """List the kinds of task that the settings know, with their parameters."""
+    for name, kind in load_settings(session.file).kinds.items():
+        if as_json:
+            print_json({"name": name, "digest": kind.digest()} | asdict(kind))
+        else:
+            click.echo(f"{name:<10} {_described(kind)}")
+
+
+def _described(kind: Kind) -> str:
+    is_exact = kind.min_images == kind.max_images
+    images = str(kind.min_images) if is_exact else f"{kind.min_images}-{kind.max_images}"
+    question = "no question" if not kind.takes_question else "a question, or its own"
+    if kind.takes_question and kind.default_question is None:
+        question = "a question"
+    parts = [
+        f"v{kind.version}",
+        f"{images} image{'' if images == '1' else 's'}",
+        question if "{question}" in kind.prompt else "no question",
+        f"{kind.max_new_tokens} tokens",
+        kind.parser,
+    ]
+    if kind.num_crops is not None:
+        parts.append(f"{kind.num_crops} crops")
+    if kind.retries:
+        parts.append(f"{len(kind.retries)} retries")
+    return ", ".join(parts)
 
 
 def _awaited(handle: TaskHandle, timeout: float | None) -> Result:
