@@ -22,7 +22,7 @@ FITTING_PX = 6_300
 """A side of a picture that is just allowed: 39.7 of 40 megapixels."""
 HIDDEN_BYTES = 100_000_000
 ALLOWED = ("JPEG", "PNG", "WEBP")
-FOREIGN = ("BMP", "DDS", "EPS", "GIF", "ICO", "IM", "PCX", "PDF", "PPM", "SGI", "TGA", "TIFF")
+FOREIGN = ("BMP", "DDS", "EPS", "GIF", "ICO", "PCX", "PDF", "PPM", "SGI", "TGA", "TIFF")
 NUM_CUTS = 4
 NUM_DAMAGED = 2
 

@@ -82,8 +82,8 @@ def test_detect_kind_asks_for_boxes() -> None:
     assert render(task("Only cars."), BUILTIN_KINDS["detect"]).text == (
         "<|user|>\n<|image_1|>\n"
         "List the objects in this picture as a JSON array. Each element has the keys "
-        '"label" and "box", the box being [left, top, right, bottom] in pixels. '
-        "Write nothing else. Only cars.<|end|>\n<|assistant|>\n"
+        '"label" and "box", the box being [left, top, right, bottom], each from 0 to 1000 '
+        "across the picture. Write nothing else. Only cars.<|end|>\n<|assistant|>\n"
     )
 
 
