@@ -36,7 +36,7 @@ from visionq.records import LOOK_SECONDS
 T = TypeVar("T")
 
 Size = Literal["quick", "full"]
-LEFTOVER_SECONDS = 5.0
+LEFTOVER_SECONDS = 15.0
 """How long after the last result its message may still be on its way out."""
 NUM_LOG_LINES = 400
 
