@@ -13,8 +13,6 @@ from tests.faults.rows import ROWS, play
 from tests.faults.scene import World
 from visionq.local import LocalServers
 
-RED_WHEN_BUSY = {13: "a claim may stay leased for ever after it: see ARCHITECTURE.md, Not yet"}
-"""Known faults, which `make faults` shows."""
 CONTROL_ROWS = (2, 21)
 """Of those that a stock worker must fail, the ones that it fails each time and soon."""
 
@@ -30,8 +28,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.parametrize("number", ROWS, ids=lambda number: f"{number}-{ROWS[number].title}")
 def test_accepted_tasks_end_in_one_result(world: World, number: int) -> None:
-    if number in RED_WHEN_BUSY:
-        pytest.skip(RED_WHEN_BUSY[number])
     report = play(number, world)
     assert report.is_green, f"{report.complaints}\n{report.events}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import Callable
@@ -198,6 +199,23 @@ def test_options_that_a_worker_of_threads_cannot_carry_out_do_no_harm(
     sent = app.send_task("visionq.run", kwargs={"task": task}, queue=QUEUE, **options)
     wait_until(lambda: service.status(sent.id).is_known, seconds=SECONDS)
     assert service.wait(sent.id, SECONDS).state is State.SUCCESS
+
+
+@pytest.mark.parametrize("embedded", [{"chain": [7]}, {"errbacks": [{"not": "a task"}]}])
+def test_message_is_settled_where_celery_fails_on_what_comes_with_it(
+    service: Client, raw: redis.Redis, embedded: dict[str, Any]
+) -> None:
+    body = json.dumps([[], {"task": {"kind": "sing", "images": []}}, embedded])
+    message = _celery_message(base64.b64encode(body.encode()).decode())
+    raw.lpush(QUEUE, json.dumps(message))
+    task_id = message["headers"]["id"]
+    wait_until(lambda: service.status(task_id).is_done, seconds=SECONDS)
+    tag = message["properties"]["delivery_tag"]
+    wait_until(
+        lambda: not any(claim.startswith(tag) for claim in raw.hkeys(NAMES.unacked())),
+        seconds=SECONDS,
+        what="the claim to be settled",
+    )
 
 
 def test_celery_id_that_is_no_uuid_fails_without_a_record(service: Client, urls: LocalUrls) -> None:

@@ -1,7 +1,7 @@
 """The Celery application: one task, a thread pool, and a model loaded before consuming begins.
 
-The only door to Celery on the worker's side. `celery -A visionq_worker.app worker` finds `app`
-here; `visionq-worker run` builds the same application with its own flags.
+With `celery_parts` the only door to Celery on the worker's side. `celery -A visionq_worker.app
+worker` finds `app` here; `visionq-worker run` builds the same application with its own flags.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, bootsteps, signals
-from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
 from celery.worker import state as worker_state
-from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Queue
 
 from visionq.broker import tls_conf
@@ -27,6 +25,7 @@ from visionq.contract import Lane, Result, State, is_task_id, read_task
 from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names, result_key
 from visionq.settings import Settings, load_settings
+from visionq_worker.celery_parts import Backend, Consumer, Pool
 from visionq_worker.errors import Postponed, StartError
 from visionq_worker.loading import load_engine
 from visionq_worker.service import Service
@@ -41,8 +40,6 @@ EXIT_START = 3
 """Exit code of a worker that could not start; it has taken no message."""
 EXIT_BROKEN = 70
 """Exit code of a worker whose device hangs or is spoilt: its supervisor has to start it anew."""
-RECONNECT_PAUSES = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
-"""Seconds between tries to connect to a Redis that is away, in kombu's words."""
 GIVE_BACK_SECONDS = 5.0
 """How long such a worker has, beyond `retry_seconds`, to put its tasks back into the queue."""
 
@@ -59,6 +56,7 @@ class ServiceStep(bootsteps.StartStopStep):
         if not pool.endswith(".thread"):
             log.critical("visionq needs the thread pool: celery worker --pool threads")
             raise SystemExit(EXIT_START)
+        worker.pool_cls = Pool
         # Not in a `stop` of this step: Celery starts, and so stops, steps without a dependency in
         # any order, and tasks that still run in the pool need the engine.
         signals.worker_shutdown.connect(self._close, sender=worker, weak=False)
@@ -92,47 +90,12 @@ def _leave_at_once(*_: object) -> None:
     raise SystemExit(0)
 
 
-class Consumer(CeleryConsumer):
-    """Celery's, which comes back soon after an outage.
-
-    Its pauses between two tries to connect grow to half a minute, and no setting changes that.
-    """
-
-    def ensure_connected(self, conn: Any) -> Any:
-        conn.ensure_connection = partial(conn.ensure_connection, **RECONNECT_PAUSES)
-        return super().ensure_connected(conn)
-
-
-class Backend(RedisBackend):
-    """Celery's results in Redis, written without reading first.
-
-    Celery looks whether a success is stored already, lest a late attempt overwrites it: one round
-    trip in five. Here no late attempt gets so far, its fence being stale.
-    """
-
-    def _store_result(
-        self,
-        task_id: str,
-        result: Any,
-        state: str,
-        traceback: Any = None,
-        request: Any = None,
-        **_: Any,
-    ) -> Any:
-        meta = self._get_result_meta(
-            result=result, state=state, traceback=traceback, request=request
-        )
-        meta["task_id"] = task_id
-        self._set_with_state(self.get_key_for_task(task_id), self.encode(meta), state)
-        return result
-
-
 def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> Celery:
     """The application for these settings. `load` makes the engine, if not the settings' model."""
     check_kombu()
     names = Names(settings.broker.namespace)
     url = settings.broker.url.get_secret_value()
-    backend = f"{__name__}:{Backend.__name__}+{url}"
+    backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)
     queues = [names.queue(lane) for lane in Lane]
     service = Service(settings, load or (lambda: _load(settings)))
@@ -248,7 +211,7 @@ def _conf(settings: Settings) -> dict[str, Any]:
         # A failure is a stored result: it is acked like an answer.
         "task_acks_on_failure_or_timeout": True,
         "worker_pool": "threads",
-        "worker_consumer": f"{__name__}:{Consumer.__name__}",
+        "worker_consumer": f"{Consumer.__module__}:{Consumer.__name__}",
         **tls_conf(settings.broker.url.get_secret_value()),
         "worker_concurrency": settings.worker.concurrency,
         "worker_prefetch_multiplier": 1,

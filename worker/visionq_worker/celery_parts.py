@@ -1,0 +1,97 @@
+"""Celery's consumer, thread pool and result backend, each with one thing done otherwise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from time import sleep
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery.backends.redis import RedisBackend
+from celery.concurrency.thread import TaskPool
+from celery.worker.consumer import Consumer as CeleryConsumer
+from redis import RedisError
+
+log = logging.getLogger(__name__)
+
+RECONNECT_PAUSES = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
+"""Seconds between tries to connect to a Redis that is away, in kombu's words."""
+REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
+"""Seconds between tries to store Celery's result in a Redis that refuses it."""
+
+
+class Consumer(CeleryConsumer):  # type: ignore[misc]
+    """Comes back soon after an outage.
+
+    Celery's pauses between two tries to connect grow to half a minute, and no setting changes that.
+    """
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(conn.ensure_connection, **RECONNECT_PAUSES)
+        return super().ensure_connected(conn)
+
+
+class Backend(RedisBackend):  # type: ignore[misc]
+    """Results in Redis, written without reading first, and by a Redis that was full, too.
+
+    Celery looks whether a success is stored already, lest a late attempt overwrites it: one round
+    trip in five. Here no late attempt gets so far, its fence being stale. And where Redis refuses
+    the success, Celery would store a failure; here it is asked again for `sum(REFUSED_PAUSES)`
+    seconds, and then gone without: the task's record and its result object say what became of it.
+    """
+
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **_: Any,
+    ) -> Any:
+        meta = self._get_result_meta(
+            result=result, state=state, traceback=traceback, request=request
+        )
+        meta["task_id"] = task_id
+        key, value = self.get_key_for_task(task_id), self.encode(meta)
+        for pause in REFUSED_PAUSES:
+            try:
+                self._set_with_state(key, value, state)
+            except RedisError as error:
+                log.warning("Celery's result of task %s is not stored yet: %s", task_id, error)
+                sleep(pause)
+            else:
+                break
+        else:
+            log.error("Celery's result of task %s is not stored: it will stay PENDING", task_id)
+        return result
+
+
+class Pool(TaskPool):  # type: ignore[misc]
+    """Threads that settle a message in any case.
+
+    Celery's lose an exception of its own tracing, which need not be the task's: an errback of a
+    foreign sender may be none. The message would stay claimed, and its slot taken, for as long as
+    the worker lives.
+    """
+
+    def on_apply(self, target: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return super().on_apply(partial(_trace, target), *args, **options)
+
+
+def _trace(target: Callable[..., Any], task: Any, task_id: str, *args: Any) -> Any:
+    """What Celery's tracing returns: is it a failure, what came out, seconds.
+
+    After such a failure Celery settles the message. If the task is not done, its record says so,
+    and the reconciler sends it again.
+    """
+    try:
+        return target(task, task_id, *args)
+    except Exception as error:
+        log.exception("Celery could not end task %s", task_id)
+        try:
+            raise RuntimeError(f"Celery could not end the task: {error}") from None
+        except RuntimeError:
+            return 1, ExceptionInfo(internal=True), 0.0
