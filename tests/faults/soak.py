@@ -4,9 +4,9 @@ Nothing is broken. A producer keeps a bounded number of tasks waiting, two worke
 simulated device answer them for minutes, and their resident memory and Redis's keys are looked at
 every other second. Of ten tasks eight ask something new, one asks what the one before asked, and
 one asks about a picture that is not there. Records live for a minute, so that Redis too can settle;
-a key that is neither a task's nor one of the fixed ones makes the row red. Memory is judged after a
-warm-up, by the least-squares slope over the worker's own tasks. The exit code is 1 when the row
-is red.
+a key that is neither a task's nor one of the fixed ones makes the row red. Memory is judged over
+20,000 tasks after a warm-up, by the least-squares slope over the worker's own tasks. The exit code
+is 1 when the row is red.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from visionq.contract import Lane
 from visionq.local import LocalServers
 from visionq.names import Names
 
-NUM_TASKS = 20_000
 NUM_WORKERS = 2
+NUM_WARM_UP = 10_000
+"""Tasks of all workers until threads, arenas and caches have grown to their size."""
+NUM_TASKS = NUM_WARM_UP + 20_000
 CONCURRENCY = 16
 MOST_OPEN = 100
 """Tasks that are accepted and not answered, in queues and hands together."""
@@ -45,9 +47,8 @@ MISSING = "inputs/" + "0" * 64
 RECORD_TTL_SECONDS = 60
 """The least that the settings allow; Celery's results and the known work live as long."""
 SAMPLE_SECONDS = 2.0
-WARM_UP_SHARE = 0.2
 FEWEST_JUDGED = 10_000
-"""Of fewer tasks most are the warm-up: threads and arenas grow until each worker has had 2,000."""
+"""After the warm-up; fewer tell noise from growth no more."""
 MOST_GROWTH_MB = 1.0
 """In 10,000 tasks of a worker."""
 
@@ -85,10 +86,15 @@ class Sample:
     other_keys: frozenset[str]
     redis_bytes: int
 
+    @property
+    def num_done(self) -> int:
+        """Tasks of all workers."""
+        return sum(worker.num_done for worker in self.workers)
+
 
 @dataclass(frozen=True, slots=True)
 class Soaked:
-    """What came of it. `samples` are those after the warm-up."""
+    """What came of it. `samples` are those after the warm-up, or all if it did not end."""
 
     report: Report
     seconds: float
@@ -96,7 +102,7 @@ class Soaked:
 
     def slopes(self) -> list[float]:
         """By worker, MB in 10,000 of its tasks. None at all when there were too few to tell."""
-        if self.report.accepted < FEWEST_JUDGED:
+        if self.report.accepted < NUM_WARM_UP + FEWEST_JUDGED:
             return []
         by_worker = zip(*(sample.workers for sample in self.samples), strict=True)
         return [slope_mb(samples) for samples in by_worker]
@@ -167,7 +173,7 @@ def play(world: World, *, count: int = NUM_TASKS) -> Soaked:
         soaked = Soaked(
             report=scene.report_of_results("none"),
             seconds=seconds,
-            samples=samples[int(len(samples) * WARM_UP_SHARE) :],
+            samples=[each for each in samples if each.num_done >= NUM_WARM_UP] or samples,
         )
         _judge(soaked, scene)
         return soaked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from visionq_worker.model.config import HUB_IMAGE_TOKEN_ID, HUB_STOP_TOKEN_IDS
 from visionq_worker.model.errors import ImageShapeError, PromptError
 from visionq_worker.model.geometry import num_image_tokens
 from visionq_worker.model.pixels import pad_image
-from visionq_worker.model.processor import Phi3VProcessor
+from visionq_worker.model.processor import NUM_CACHED_TEXTS, Phi3VProcessor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,3 +201,30 @@ def split_at(ids: list[int], placeholder: int) -> list[list[int]]:
             runs.append([])
         runs[-1].append(token)
     return runs
+
+
+class Mallinfo2(ctypes.Structure):
+    """glibc's figures of its heap, in bytes."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+def test_tokenizer_does_not_keep_every_question(processor: Phi3VProcessor) -> None:
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo2
+
+    def heap_of(texts: range) -> int:
+        for number in texts:
+            processor.tokenizer.encode(f"\nWhat is this? Number {number}.<|end|>\n")
+        return int(mallinfo2().uordblks)
+
+    full = heap_of(range(NUM_CACHED_TEXTS))
+    # 1.3 KB for each text that is kept.
+    assert heap_of(range(10_000, 12_000)) - full < 500_000

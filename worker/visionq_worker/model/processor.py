@@ -25,6 +25,8 @@ from visionq_worker.model.geometry import num_image_tokens
 from visionq_worker.model.pixels import Picture, with_empty_tiles
 
 IMAGE_TAG = re.compile(r"<\|image_([0-9]{1,6})\|>")  # longer numbers are no tags, but text
+NUM_CACHED_TEXTS = 256
+"""Texts whose tokens the tokenizer keeps: a kind's prompt comes again, a question does not."""
 HUB_NUM_CROPS = 16  # Phi-3's published default; Phi-3.5's file says 4
 
 
@@ -179,9 +181,13 @@ def _read_config(folder: Path) -> Phi3VConfig:
 def _read_tokenizer(folder: Path) -> Tokenizer:
     file = folder / "tokenizer.json"
     try:
-        return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
         raise ModelLoadError(f"{file} is missing or damaged: fetch it again") from error
+    # Phi-3's splits no words, so that each text is an entry of its own, of some 1.5 KB; the library
+    # would keep 10,000. Its file cannot say how many, and the constructor that can takes no file.
+    tokenizer.model._resize_cache(NUM_CACHED_TEXTS)  # noqa: SLF001
+    return tokenizer
 
 
 def _read_num_crops(folder: Path) -> int:
