@@ -147,6 +147,7 @@ def test_overtaken_attempt_gives_way_while_the_other_one_runs(
         with running(other, task) as second:
             assert first.result(SECONDS) in (State.STARTED, State.PROGRESS)
             assert other.stored(task) is None
+            wait_until(lambda: other_engine.handles)
             other_engine.end(0)
             result = second.result(SECONDS)
     assert not isinstance(result, State)
