@@ -26,6 +26,7 @@ from visionq_worker.health import Pulse, write_health
 from visionq_worker.images import ImageLimits, silence_pillow
 from visionq_worker.keeper import Keeper
 from visionq_worker.leases import Leases
+from visionq_worker.malloc import set_up_malloc
 from visionq_worker.reconciler import Reconciler
 from visionq_worker.sources import Sources
 from visionq_worker.waker import BLOCK_SECONDS, Waker
@@ -126,6 +127,7 @@ class Service:
     def _build(self, undo: ExitStack) -> Executor:
         settings = self.settings
         limits = image_limits(settings)
+        log.debug("the C library is told what to keep: %s", set_up_malloc())
         silence_pillow()
         records = open_records(settings)
         undo.callback(records.close)
