@@ -1,4 +1,4 @@
-"""Images per second of one core: fetch, decode and resize, and how many cores a GPU wants.
+"""Images per second of one core: fetched, decoded, resized, and how many cores a GPU wants.
 
 One thread on one core; what counts is its CPU time, since a thread that waits for the store leaves
 the core to others. What a GPU wants is the floor of shared/research/phi3v.md, section 7, for one
@@ -23,8 +23,8 @@ from tests.bench_engine.pictures import photograph
 from tests.bench_engine.stores import store_of
 from visionq.names import input_key
 from visionq.objects import ObjectStore
-from visionq_worker.images import decode
-from visionq_worker.model.pixels import Picture
+from visionq_worker.developing import develop_exactly
+from visionq_worker.images import open_image
 
 FILES = ((1, "JPEG"), (4, "JPEG"), (12, "JPEG"), (4, "PNG"))
 """Megapixels and format."""
@@ -44,17 +44,19 @@ class Cost:
     """CPU seconds of one image's parts, and wall seconds of them together."""
 
     fetch: float
-    decode: float
-    resize: float
+    develop: float
     wall: float
 
     @property
     def cpu(self) -> float:
-        return self.fetch + self.decode + self.resize
+        return self.fetch + self.develop
 
 
 def measure_prepare(rig: Rig) -> Iterator[Reading]:
-    with closing(store_of(rig)) as store, ThreadPoolExecutor(1, initializer=_stay) as thread:
+    with (
+        closing(store_of(rig)) as store,
+        ThreadPoolExecutor(1, initializer=_stay_on_one_core) as thread,
+    ):
         for megapixels, file_format in FILES:
             content = photograph(megapixels, file_format)
             key = input_key(content)
@@ -66,7 +68,7 @@ def measure_prepare(rig: Rig) -> Iterator[Reading]:
                 yield _reading(what, num_crops, cost.result())
 
 
-def _stay() -> None:
+def _stay_on_one_core() -> None:
     """Keep this thread, and no other, on one core."""
     if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere the thread may move
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -76,11 +78,9 @@ def _prepare(store: ObjectStore, key: str, num_crops: int) -> Cost:
     began, start = perf_counter(), thread_time()
     content = store.get(key)
     fetched = thread_time()
-    image = decode(content, LIMITS)
-    decoded = thread_time()
-    Picture.of(image, num_crops)
+    develop_exactly(open_image(content, LIMITS), num_crops)
     end = thread_time()
-    return Cost(fetched - start, decoded - fetched, end - decoded, perf_counter() - began)
+    return Cost(fetched - start, end - fetched, perf_counter() - began)
 
 
 def _median(work: Callable[[], Cost], count: int) -> Cost:
@@ -91,7 +91,7 @@ def _median(work: Callable[[], Cost], count: int) -> Cost:
 
 
 def _reading(what: str, num_crops: int, cost: Cost) -> Reading:
-    parts = [f"{name} {getattr(cost, name) * 1e3:.1f}" for name in ("fetch", "decode", "resize")]
+    parts = [f"{name} {getattr(cost, name) * 1e3:.1f}" for name in ("fetch", "develop")]
     wanted = [f"{need * cost.cpu:.1f} ({name})" for name, need in WANTED[num_crops].items()]
     return Reading(
         bar="prepare",

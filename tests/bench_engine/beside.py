@@ -13,8 +13,8 @@ from typing import Literal
 from tests.bench_engine.pictures import photograph
 from visionq.names import input_key
 from visionq.objects import ObjectStore
-from visionq_worker.images import ImageLimits, decode
-from visionq_worker.model.pixels import Picture
+from visionq_worker.developing import develop_exactly
+from visionq_worker.images import ImageLimits, open_image
 
 Part = Literal["fetch", "prepare", "put", "all"]
 PARTS: tuple[Part, ...] = ("fetch", "prepare", "put", "all")
@@ -42,7 +42,7 @@ def jobs(store: ObjectStore) -> Mapping[Part, Callable[[], None]]:
         return store.get(key, max_bytes=len(content))
 
     def prepare(fetched: bytes) -> None:
-        Picture.of(decode(fetched, LIMITS), NUM_CROPS)
+        develop_exactly(open_image(fetched, LIMITS), NUM_CROPS)
 
     def put() -> None:
         store.put(f"results/{next(numbers)}.json", RESULT, "application/json")

@@ -42,6 +42,7 @@ from visionq_worker.engine.scheduler import Chunk
 from visionq_worker.errors import Postponed, StartError
 from visionq_worker.executor import Executor
 from visionq_worker.loading import tiny_folder
+from visionq_worker.model.pixels import Picture
 from visionq_worker.model.processor import ModelInputs, Phi3VProcessor
 from visionq_worker.model.tiny import tiny_config
 
@@ -158,7 +159,7 @@ class Engine:
         )
         self.info: EngineInfo = self._inner.info
 
-    def encode(self, prompt: str, images: Sequence[Image], num_crops: int) -> ModelInputs:
+    def encode(self, prompt: str, images: Sequence[Image | Picture], num_crops: int) -> ModelInputs:
         if POISON in prompt:
             os.kill(os.getpid(), signal.SIGKILL)
         if GORGE in prompt:

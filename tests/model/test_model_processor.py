@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from visionq_worker.model.config import HUB_IMAGE_TOKEN_ID, HUB_STOP_TOKEN_IDS
 from visionq_worker.model.errors import ImageShapeError, PromptError
 from visionq_worker.model.geometry import num_image_tokens
-from visionq_worker.model.pixels import pad_image
+from visionq_worker.model.pixels import Picture
 from visionq_worker.model.processor import NUM_CACHED_TEXTS, Phi3VProcessor
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_token_counts_from_headers_equal_the_prepared_prompt(
     assert placeholders == sum(num_image_tokens(w, h, num_crops) for w, h in sizes)
     if inputs.image_sizes is not None:
         for (height, width), image in zip(inputs.image_sizes.tolist(), images, strict=True):
-            assert pad_image(image, num_crops).shape == (height, width, 3)
+            assert Picture.of(image, num_crops).pixels.shape == (height, width, 3)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16", "F"])
@@ -149,7 +149,7 @@ def test_image_of_any_mode_is_prepared(processor: Phi3VProcessor, mode: str) -> 
 
 
 def test_upright_image_is_padded_left_and_right_with_white() -> None:
-    padded = pad_image(Image.new("RGB", (49, 300)), 3)
+    padded = Picture.of(Image.new("RGB", (49, 300)), 3).pixels
 
     # 1008 / (300/49) is 164.6, truncated to 164: 172 columns of white, 86 on each side.
     assert padded.shape == (1008, 336, 3)

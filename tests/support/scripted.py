@@ -15,6 +15,7 @@ from PIL.Image import Image
 
 from visionq_worker.engine.errors import EngineError
 from visionq_worker.engine.request import Completion, EngineInfo, FinishReason, Handle, Request
+from visionq_worker.model.pixels import Picture
 from visionq_worker.model.processor import ModelInputs
 
 TOKENS_PER_IMAGE = 10
@@ -45,7 +46,9 @@ class ScriptedEngine:
         self.requests: list[Request] = []
         self.is_closed = False
 
-    def encode(self, prompt: str, images: Sequence[Image], _num_crops: int) -> ModelInputs:
+    def encode(
+        self, prompt: str, images: Sequence[Image | Picture], _num_crops: int
+    ) -> ModelInputs:
         num_image_tokens = TOKENS_PER_IMAGE * len(images)
         return ModelInputs(
             input_ids=torch.zeros((1, len(prompt.split()) + num_image_tokens), dtype=torch.long),

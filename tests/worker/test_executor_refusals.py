@@ -16,6 +16,7 @@ from visionq.errors import InvalidTask, UnknownKind
 from visionq_worker.engine.errors import EngineError, RequestTooLong
 from visionq_worker.engine.request import Handle, Request
 from visionq_worker.model.errors import ImageShapeError, PromptError
+from visionq_worker.model.pixels import Picture
 from visionq_worker.model.processor import ModelInputs
 
 BenchWith = Callable[[ScriptedEngine], Workbench]
@@ -30,7 +31,9 @@ class RaisingEngine(ScriptedEngine):
         super().__init__()
         self._raised = raised
 
-    def encode(self, prompt: str, images: Sequence[Image.Image], _num_crops: int) -> ModelInputs:
+    def encode(
+        self, prompt: str, images: Sequence[Image.Image | Picture], _num_crops: int
+    ) -> ModelInputs:
         raise self._raised
 
 

@@ -85,11 +85,6 @@ def test_store_that_is_away_is_named(urls: LocalUrls, closed_port: int) -> None:
     assert refusal(away).startswith("bucket: object store: EndpointConnectionError: ")
 
 
-def test_image_format_that_does_not_exist_is_named(urls: LocalUrls) -> None:
-    wrong = settings_with(urls, limits={"image_formats": ["JPG", "png"]})
-    assert refusal(wrong) == "limits.image_formats: Pillow cannot read JPG"
-
-
 def test_model_that_cannot_be_loaded_leaves_nothing_open(urls: LocalUrls) -> None:
     def load() -> Engine:
         raise StartError("model: no such model")

@@ -18,10 +18,11 @@ from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.local import LocalServers, ServerName
 from visionq.objects import ObjectStore
 from visionq.records import Records
-from visionq_worker.engine.request import Handle, Request
+from visionq_worker.engine.request import Engine, Handle, Request
 from visionq_worker.executor import Executor
 from visionq_worker.gate import StoreGate
 from visionq_worker.images import ImageLimits
+from visionq_worker.preparation import Preparation
 from visionq_worker.sources import Sources
 
 DOT_KEY = f"inputs/{DOT_DIGEST}"
@@ -82,6 +83,15 @@ class Workbench:
         return data
 
 
+def preparation(engine: Engine, *, max_bytes: int = 100_000_000) -> Preparation:
+    return Preparation(
+        engine,
+        ImageLimits(max_pixels=1_000_000, formats=("JPEG", "PNG", "WEBP")),
+        max_bytes=max_bytes,
+        max_at_once=2,
+    )
+
+
 def workbench(
     engine: ScriptedEngine,
     records: Records,
@@ -99,12 +109,11 @@ def workbench(
         store=store,
         sources=Sources(store, records, allowed_buckets=(), max_bytes=1_000_000),
         kinds=KINDS,
-        limits=ImageLimits(max_pixels=1_000_000, formats=("JPEG", "PNG", "WEBP")),
+        preparation=preparation(engine),
         owner=OWNER,
         versions=VERSIONS,
         progress_seconds=0.02,
         retry_seconds=0.05,
-        max_preparing=2,
         store_gate=gate,
         reuses=reuses,
         keeps_results=keeps_results,

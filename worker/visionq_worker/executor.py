@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from threading import BoundedSemaphore
 from time import perf_counter
 
 from visionq.contract import FailureCode, Result, State, Task, Try, Verdict, read_result
@@ -23,11 +22,10 @@ from visionq_worker.engine.request import Engine
 from visionq_worker.errors import Postponed, TakenOver, TaskError
 from visionq_worker.gate import StoreGate
 from visionq_worker.generation import Generation
-from visionq_worker.images import ImageLimits, decode
 from visionq_worker.kinds import render
-from visionq_worker.model.errors import ImageShapeError, InputError
 from visionq_worker.outputs import parse
 from visionq_worker.postponing import Postponing
+from visionq_worker.preparation import Preparation
 from visionq_worker.results import Maker, Run, answer, as_try, begin_try, failure, reused
 from visionq_worker.sharing import work_key
 from visionq_worker.sources import Sources
@@ -47,19 +45,16 @@ class Executor:
         store: ObjectStore,
         sources: Sources,
         kinds: Mapping[str, Kind],
-        limits: ImageLimits,
+        preparation: Preparation,
         owner: str,
         versions: Mapping[str, str],
         progress_seconds: float,
         retry_seconds: float,
-        max_preparing: int,
         store_gate: StoreGate,
         keeps_results: bool = False,
         reuses: bool = True,
     ) -> None:
-        """`max_preparing`: how many tasks may decode and resize images at the same time.
-
-        `keeps_results`: the store honours `put_new`. `reuses`: identical tasks share one
+        """`keeps_results`: the store honours `put_new`. `reuses`: identical tasks share one
         generation, unless they say otherwise.
         """
         self._engine = engine
@@ -67,10 +62,8 @@ class Executor:
         self._store = store
         self._sources = sources
         self._kinds = kinds
-        self._limits = limits
+        self._preparation = preparation
         self._maker = Maker(engine=engine.info, versions=versions, worker=owner)
-        # Pixels of decoded images are what takes memory, and more threads than cores gain nothing.
-        self._preparing = BoundedSemaphore(max_preparing)
         self._store_gate = store_gate
         self._reuses = reuses
         self._postponing = Postponing(records, retry_seconds=retry_seconds)
@@ -183,7 +176,7 @@ class Executor:
         for number, retry in enumerate((None, *run.kind.retries)):
             begin_try(run, retry, number)
             try:
-                self._generation.complete(run, key and f"{key}:{number}", self._prepare)
+                self._generation.complete(run, key and f"{key}:{number}", self._preparation.prepare)
                 result = self._parse(run)
             except TaskError as error:
                 if best is None or error.code in (FailureCode.REVOKED, FailureCode.EXPIRED):
@@ -235,20 +228,6 @@ class Executor:
         if earlier is None or earlier.state is not State.SUCCESS:
             return None
         return reused(run, self._maker, earlier)
-
-    def _prepare(self, run: Run) -> None:
-        assert run.prompt is not None
-        began = perf_counter()
-        try:
-            with self._preparing:
-                images = [decode(source.content, self._limits) for source in run.sources]
-                run.sizes = tuple(image.size for image in images)
-                run.inputs = self._engine.encode(run.prompt.text, images, run.prompt.num_crops)
-        except ImageShapeError as error:
-            raise TaskError(FailureCode.IMAGE_SHAPE, str(error)) from error
-        except InputError as error:
-            raise TaskError(FailureCode.PROMPT_TAGS, str(error)) from error
-        run.seconds["prepare"] = perf_counter() - began
 
     def _parse(self, run: Run) -> Result:
         completion, kind = run.completion, run.kind

@@ -23,10 +23,11 @@ from visionq_worker.executor import Executor
 from visionq_worker.fetching import Fetcher, UrlRules
 from visionq_worker.gate import StoreGate
 from visionq_worker.health import Pulse, write_health
-from visionq_worker.images import ImageLimits, silence_pillow
+from visionq_worker.images import ImageLimits, set_up_pillow
 from visionq_worker.keeper import Keeper
 from visionq_worker.leases import Leases
 from visionq_worker.malloc import set_up_malloc
+from visionq_worker.preparation import Preparation
 from visionq_worker.reconciler import Reconciler
 from visionq_worker.sources import Sources
 from visionq_worker.waker import BLOCK_SECONDS, Waker
@@ -126,9 +127,8 @@ class Service:
 
     def _build(self, undo: ExitStack) -> Executor:
         settings = self.settings
-        limits = image_limits(settings)
         log.debug("the C library is told what to keep: %s", set_up_malloc())
-        silence_pillow()
+        set_up_pillow()
         records = open_records(settings)
         undo.callback(records.close)
         store = open_store(settings)
@@ -147,12 +147,11 @@ class Service:
                 fetcher=_fetcher(settings),
             ),
             kinds=settings.kinds,
-            limits=limits,
+            preparation=build_preparation(settings, engine),
             owner=self._owner,
             versions=installed_versions(),
             progress_seconds=settings.worker.progress_seconds,
             retry_seconds=settings.worker.retry_seconds,
-            max_preparing=settings.worker.preparing or os.cpu_count() or 1,
             store_gate=self.store_gate,
             keeps_results=_keeps_results(store),
             reuses=settings.worker.reuse,
@@ -227,13 +226,15 @@ def _connected(settings: Settings, timeout_seconds: float) -> Redis:
         raise StartError(f"broker: {exc}") from exc
 
 
-def image_limits(settings: Settings) -> ImageLimits:
-    """What may be decoded. Raises `StartError`."""
+def build_preparation(settings: Settings, engine: Engine) -> Preparation:
+    """What makes the engine's inputs of images, as the settings limit it."""
     given = settings.limits
-    limits = ImageLimits(max_pixels=given.max_image_pixels, formats=given.image_formats)
-    if unknown := limits.unknown_formats():
-        raise StartError(f"limits.image_formats: Pillow cannot read {', '.join(unknown)}")
-    return limits
+    return Preparation(
+        engine,
+        ImageLimits(max_pixels=given.max_image_pixels, formats=given.image_formats),
+        max_bytes=given.max_decode_bytes,
+        max_at_once=settings.worker.preparing or os.cpu_count() or 1,
+    )
 
 
 def open_records(settings: Settings) -> Records:

@@ -35,6 +35,7 @@ from visionq_worker.engine.sampler import Choice, Pick, choose
 from visionq_worker.engine.scheduler import Chunk, Scheduler
 from visionq_worker.engine.sequence import Sequence
 from visionq_worker.engine.watchdog import Watchdog
+from visionq_worker.model.pixels import Picture
 from visionq_worker.model.processor import ModelInputs, Phi3VProcessor
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,9 @@ class BatchingEngine:
         self._thread = threading.Thread(target=self._run, name="visionq-engine", daemon=True)
         self._thread.start()
 
-    def encode(self, prompt: str, images: Row[Image.Image], num_crops: int) -> ModelInputs:
+    def encode(
+        self, prompt: str, images: Row[Image.Image | Picture], num_crops: int
+    ) -> ModelInputs:
         return self._processor(prompt, images, num_crops)
 
     def decode(self, token_ids: Iterable[int]) -> str:

@@ -31,6 +31,7 @@ from visionq_worker.engine.request import (
     Handle,
     Request,
 )
+from visionq_worker.model.pixels import Picture
 from visionq_worker.model.processor import ModelInputs
 from visionq_worker.model.weights import LoadedModel
 
@@ -54,7 +55,9 @@ class ReferenceEngine:
         self._thread = threading.Thread(target=self._run, name="visionq-engine", daemon=True)
         self._thread.start()
 
-    def encode(self, prompt: str, images: Sequence[Image.Image], num_crops: int) -> ModelInputs:
+    def encode(
+        self, prompt: str, images: Sequence[Image.Image | Picture], num_crops: int
+    ) -> ModelInputs:
         return self._loaded.processor(prompt, images, num_crops)
 
     def decode(self, token_ids: Iterable[int]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from visionq_worker.model.pixels import Picture
     from visionq_worker.model.processor import ModelInputs
 
 log = logging.getLogger(__name__)
@@ -204,8 +205,10 @@ class Engine(Protocol):
 
     info: EngineInfo
 
-    def encode(self, prompt: str, images: Sequence[Image], num_crops: int) -> ModelInputs:
-        """Prompt and pictures as the model takes them. Runs in the caller's thread.
+    def encode(self, prompt: str, images: Sequence[Image | Picture], num_crops: int) -> ModelInputs:
+        """Prompt and images as the model takes them. Runs in the caller's thread.
+
+        Pictures are images that were prepared before, for that many crops.
 
         Raises `visionq_worker.model.errors.InputError`.
         """

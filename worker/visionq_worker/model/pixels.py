@@ -1,8 +1,8 @@
 """Image to pixel values, exactly as the model's published image processor computes them.
 
 PIL and torch only, no torchvision. Two stages, so that the second may run on the accelerator:
-`pad_image` gives uint8 on the CPU, `views_of` gives float views on the device that is to have them.
-Left out: decoding, size limits and EXIF rotation come before this file.
+`Picture` is uint8 on the CPU, `views_of` gives float views on the device that is to have them.
+Left out: the resizing itself (`fitting`); decoding, size limits and EXIF rotation come before.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
+from visionq_worker.model.fitting import fit_exactly
 from visionq_worker.model.geometry import TILE_PX, Grid, resized_size
 
 CHANNEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
@@ -33,11 +34,17 @@ class Picture:
     @classmethod
     def of(cls, image: Image.Image, num_crops: int) -> Self:
         """The image for that many tiles at most; raises ImageShapeError."""
-        pixels = pad_image(image, num_crops)
+        size = resized_size(image.width, image.height, num_crops)
+        return cls.fitted(fit_exactly(image if image.mode == "RGB" else image.convert("RGB"), size))
+
+    @classmethod
+    def fitted(cls, pixels: NDArray[np.uint8]) -> Self:
+        """Of an image (height, width, 3) that has its size already, but for the padding."""
+        padded = pad(pixels)
         # A cryptographic digest: embeddings are shared by digest, across tenants too.
-        digest = hashlib.sha256(str(pixels.shape).encode())
-        digest.update(pixels.data)
-        return cls(pixels, digest.digest())
+        digest = hashlib.sha256(str(padded.shape).encode())
+        digest.update(padded.data)
+        return cls(padded, digest.digest())
 
     @property
     def grid(self) -> Grid:
@@ -61,18 +68,14 @@ def views_of(pictures: Sequence[Picture], device: torch.device | str = "cpu") ->
     return views
 
 
-def pad_image(image: Image.Image, num_crops: int) -> NDArray[np.uint8]:
-    """The image resized and padded with white: (H, W, 3), H and W multiples of 336.
-
-    Raises ImageShapeError.
-    """
-    width, height = resized_size(image.width, image.height, num_crops)
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    if image.width < image.height:
-        # PIL rounds to bytes between its two passes: a portrait image must be resized lying down.
-        lying = _resize_and_pad(rgb.transpose(Image.Transpose.TRANSPOSE), height, width)
-        return np.ascontiguousarray(lying.transpose(1, 0, 2))  # (H, W, 3)
-    return _resize_and_pad(rgb, width, height)
+def pad(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The shorter side padded with white, evenly, to a multiple of 336: (H, W, 3)."""
+    height, width, _ = pixels.shape
+    rows, columns = -height % TILE_PX, -width % TILE_PX
+    top, left = rows // 2, columns // 2
+    padded = np.full((height + rows, width + columns, 3), WHITE, np.uint8)
+    padded[top : top + height, left : left + width] = pixels
+    return padded
 
 
 def pixel_values(image: Image.Image, num_crops: int) -> tuple[torch.Tensor, tuple[int, int]]:
@@ -88,18 +91,6 @@ def pixel_values(image: Image.Image, num_crops: int) -> tuple[torch.Tensor, tupl
 def with_empty_tiles(views: torch.Tensor, num_slots: int) -> torch.Tensor:
     """Views of one image, padded with zero tiles: (num_slots, 3, 336, 336)."""
     return torch.cat([views, views.new_zeros(num_slots - len(views), *views.shape[1:])])
-
-
-def _resize_and_pad(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
-    """A lying image resized to width x height, its height padded evenly: (H, width, 3)."""
-    resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    gap = -height % TILE_PX
-    top = gap // 2
-    padded = np.empty((height + gap, width, 3), np.uint8)
-    padded[:top] = WHITE
-    padded[top : top + height] = resized
-    padded[top + height :] = WHITE
-    return padded
 
 
 def _write_views(padded: torch.Tensor, views: torch.Tensor) -> None:

@@ -99,15 +99,23 @@ class Phi3VProcessor:
             default_num_crops=_read_num_crops(folder),
         )
 
-    def __call__(self, prompt: str, images: Sequence[Image.Image], num_crops: int) -> ModelInputs:
-        """Ids and pixels of a prompt with `<|image_1|>` ... tags; raises an InputError."""
+    def __call__(
+        self, prompt: str, images: Sequence[Image.Image | Picture], num_crops: int
+    ) -> ModelInputs:
+        """Ids and pixels of a prompt with `<|image_1|>` ... tags; raises an InputError.
+
+        A picture is an image that has been prepared already, for that many crops.
+        """
         order = image_order(prompt, len(images))
-        texts, runs = self._pieces(prompt, [image.size for image in images], num_crops)
+        pictures = [
+            image if isinstance(image, Picture) else Picture.of(image, num_crops)
+            for image in images
+        ]
+        texts, runs = self._pieces(prompt, [picture.grid.num_tokens for picture in pictures])
         ids, starts = texts[0], []
         for run, text in zip(runs, texts[1:], strict=True):
             starts.append(len(ids))
             ids = ids + [self.image_token_id] * run + text
-        pictures = [Picture.of(image, num_crops) for image in images]
         return ModelInputs(
             input_ids=torch.tensor([ids], dtype=torch.long),
             pictures=tuple(pictures[index] for index in order),
@@ -121,7 +129,8 @@ class Phi3VProcessor:
         self, prompt: str, sizes: Sequence[tuple[int, int]], num_crops: int
     ) -> int:
         """Length of the prompt for images of these (width, height); raises an InputError."""
-        texts, runs = self._pieces(prompt, sizes, num_crops)
+        costs = [num_image_tokens(width, height, num_crops) for width, height in sizes]
+        texts, runs = self._pieces(prompt, costs)
         return sum(len(text) for text in texts) + sum(runs)
 
     def decode(self, token_ids: Iterable[int]) -> str:
@@ -130,17 +139,14 @@ class Phi3VProcessor:
         text_ids = [token for token in token_ids if token not in self.stop_token_ids]
         return self.tokenizer.decode(text_ids, skip_special_tokens=True)
 
-    def _pieces(
-        self, prompt: str, sizes: Sequence[tuple[int, int]], num_crops: int
-    ) -> tuple[list[list[int]], list[int]]:
+    def _pieces(self, prompt: str, costs: Sequence[int]) -> tuple[list[list[int]], list[int]]:
         """Ids of each text around the tags, and per tag the length of its run of placeholders.
 
-        Each text is tokenised on its own, so each gets its own `<s>`: odd, but it is what the model
-        was served with.
+        `costs` are the tokens of each image. Each text is tokenised on its own, so each gets its
+        own `<s>`: odd, but it is what the model was served with.
         """
-        order = image_order(prompt, len(sizes))
+        order = image_order(prompt, len(costs))
         texts = [self._text_ids(text) for text in IMAGE_TAG.split(prompt)[::2]]
-        costs = [num_image_tokens(width, height, num_crops) for width, height in sizes]
         return texts, [costs[index] for index in order]
 
     def _text_ids(self, text: str) -> list[int]:

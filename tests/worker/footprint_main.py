@@ -1,0 +1,105 @@
+"""Prepares pictures of every sort in processes of their own, and prints what each took beside what
+was expected: one JSON object a line. Linux only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.worker.picture_bytes import encoded, exif, rle_bmp
+from visionq_worker.developing import develop_exactly
+from visionq_worker.footprint import peak_bytes
+from visionq_worker.images import ImageLimits, open_image, set_up_pillow
+from visionq_worker.malloc import set_up_malloc
+
+SIZE = (2400, 1800)
+NUM_CROPS = 4
+
+
+def main() -> None:
+    set_up_malloc()
+    set_up_pillow()
+    limits = ImageLimits(
+        max_pixels=40_000_000, formats=("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+    )
+    for name, content in files():
+        print(in_a_child(partial(measured, name, content, limits)), flush=True)
+
+
+def files() -> Iterator[tuple[str, bytes]]:
+    rng = np.random.default_rng(1)
+    blocks = rng.integers(0, 256, (SIZE[1] // 30, SIZE[0] // 30, 3)).astype(np.uint8)
+    rgb = Image.fromarray(blocks).resize(SIZE)
+    grey = rgb.convert("L")
+    rgba = Image.merge("RGBA", (*rgb.split(), grey))
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 256)
+    yield "JPEG", encoded(rgb, "JPEG")
+    yield "JPEG, turned", encoded(rgb, "JPEG", exif=exif(6))
+    yield "JPEG, progressive", encoded(rgb, "JPEG", progressive=True)
+    yield "JPEG, progressive, 4:4:4", encoded(rgb, "JPEG", progressive=True, subsampling=0)
+    yield "JPEG, CMYK", encoded(rgb.convert("CMYK"), "JPEG")
+    yield "JPEG, grey", encoded(grey, "JPEG")
+    yield "PNG", encoded(rgb, "PNG", compress_level=1)
+    yield "PNG, transparent, turned", encoded(rgba, "PNG", compress_level=1, exif=exif(3))
+    yield "PNG, grey and alpha", encoded(rgba.convert("LA"), "PNG", compress_level=1)
+    yield "PNG, palette", encoded(rgb.convert("P"), "PNG", transparency=3)
+    yield "PNG, 1 bit", encoded(rgb.convert("1"), "PNG")
+    yield "PNG, 16 bits", encoded(deep, "PNG", compress_level=1)
+    yield "WEBP", encoded(rgb, "WEBP", method=0)
+    yield "WEBP, transparent", encoded(rgba, "WEBP", method=0)
+    yield "WEBP, lossless", encoded(rgba, "WEBP", method=0, lossless=True)
+    yield "GIF", encoded(rgb.convert("P"), "GIF")
+    yield "BMP", encoded(rgb, "BMP")
+    yield "BMP, packed", rle_bmp(*SIZE)
+    yield "TIFF", encoded(rgb, "TIFF", compression="tiff_lzw")
+    yield "TIFF, turned", encoded(rgb, "TIFF", compression="tiff_lzw", exif=exif(6))
+    yield "TIFF, one strip", encoded(rgb, "TIFF", compression="tiff_lzw", tiffinfo={278: SIZE[1]})
+    yield "TIFF, grey, 16 bits", encoded(deep, "TIFF", compression="tiff_lzw")
+
+
+def in_a_child(work: Callable[[], str]) -> str:
+    """What it returns, worked out by a copy of this process that has done nothing else."""
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.write(writing, work().encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        answer = pipe.read()
+    os.wait()
+    return answer
+
+
+def measured(name: str, content: bytes, limits: ImageLimits) -> str:
+    develop(encoded(Image.new("RGB", (900, 700)), "JPEG"), limits)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the most that was resident
+    before = peak()
+    expected = develop(content, limits)
+    line = {"name": name, "took": peak() - before, "expected": expected}
+    return json.dumps(line)
+
+
+def develop(content: bytes, limits: ImageLimits) -> int:
+    """Returns what it was expected to take."""
+    opened = open_image(content, limits)
+    expected = peak_bytes(opened.header, NUM_CROPS)
+    develop_exactly(opened, NUM_CROPS)
+    return expected
+
+
+def peak() -> int:
+    """The most bytes that were resident."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("the kernel does not say what is resident")
+
+
+if __name__ == "__main__":
+    main()

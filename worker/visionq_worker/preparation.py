@@ -1,0 +1,90 @@
+"""From a task's files to the inputs of the model, within the memory a worker may take for that.
+
+How long a picture waits for memory counts as preparing it.
+"""
+
+from __future__ import annotations
+
+from threading import BoundedSemaphore
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from visionq.contract import FailureCode
+from visionq_worker.budget import Budget
+from visionq_worker.errors import TaskError
+from visionq_worker.footprint import peak_bytes
+from visionq_worker.images import Header, ImageLimits, open_image
+from visionq_worker.malloc import give_back
+from visionq_worker.model.errors import ImageShapeError, InputError
+
+if TYPE_CHECKING:
+    from visionq_worker.engine.request import Engine
+    from visionq_worker.model.geometry import Size
+    from visionq_worker.model.pixels import Picture
+    from visionq_worker.results import Run
+
+MEGABYTE = 1_000_000
+
+LARGE_BYTES = 64 * MEGABYTE
+"""From here on, what smaller pictures have left in the heaps goes first: a large one's memory comes
+from the system, and both together could be twice what is allowed."""
+
+
+class Preparation:
+    """Fills in the inputs of runs. Serves all threads of a worker."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        limits: ImageLimits,
+        *,
+        max_bytes: int,
+        max_at_once: int,
+    ) -> None:
+        """`max_bytes`: of memory for all pictures that are being prepared.
+
+        `max_at_once`: how many those are; more than cores gain nothing.
+        """
+        self._engine = engine
+        self._limits = limits
+        # Taken first, and never while memory is held: so nobody waits for one who waits for him.
+        self._places = BoundedSemaphore(max_at_once)
+        self._budget = Budget(max_bytes)
+
+    def prepare(self, run: Run) -> None:
+        """Set `run.inputs` and `run.sizes`. Raises `TaskError`."""
+        assert run.prompt is not None
+        began = perf_counter()
+        num_crops = run.prompt.num_crops
+        try:
+            developed = [self._develop(source.content, num_crops) for source in run.sources]
+            pictures = [picture for picture, _ in developed]
+            run.inputs = self._engine.encode(run.prompt.text, pictures, num_crops)
+        except ImageShapeError as error:
+            raise TaskError(FailureCode.IMAGE_SHAPE, str(error)) from error
+        except InputError as error:
+            raise TaskError(FailureCode.PROMPT_TAGS, str(error)) from error
+        run.sizes = tuple(size for _, size in developed)
+        run.seconds["prepare"] = perf_counter() - began
+
+    def _develop(self, content: bytes, num_crops: int) -> tuple[Picture, Size]:
+        """One file's picture, as soon as there is memory for it."""
+        from visionq_worker.developing import develop_exactly  # brings torch
+
+        with self._places:
+            opened = open_image(content, self._limits)
+            needed = self._needed_bytes(opened.header, num_crops)
+            with self._budget.take(needed):
+                if needed >= LARGE_BYTES:
+                    give_back()
+                return develop_exactly(opened, num_crops)
+
+    def _needed_bytes(self, header: Header, num_crops: int) -> int:
+        needed, there = peak_bytes(header, num_crops), self._budget.num_bytes
+        if needed > there:
+            message = (
+                f"a {header.form} of {header.width} x {header.height} pixels takes "
+                f"{needed / MEGABYTE:.0f} MB to decode; {there / MEGABYTE:.0f} MB are allowed"
+            )
+            raise TaskError(FailureCode.IMAGE_TOO_LARGE, message)
+        return needed
