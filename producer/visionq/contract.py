@@ -249,6 +249,7 @@ class Provenance:
     attention: str | None = None
     seed: int | None = None
     num_crops: int | None = None
+    decoding: str | None = None  # of the images: exact or fast
     versions: dict[str, str] = field(default_factory=dict)
     worker: str | None = None
     attempt: int | None = None

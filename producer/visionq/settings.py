@@ -160,6 +160,7 @@ class LimitSettings(_Section):
     # Pillow refuses more than its own limit, twice 89,478,485, before ours is asked.
     max_image_pixels: int = Field(default=40_000_000, ge=1, le=178_956_970)
     image_formats: Annotated[tuple[ImageFormat, ...], *_FROM_ENVIRONMENT] = ("JPEG", "PNG", "WEBP")
+    decoding: Literal["fast", "exact"] = "fast"
     max_decode_bytes: int = Field(default=240 * 1024 * 1024, ge=32 * 1024 * 1024)
     free_questions: bool = True
 

@@ -63,6 +63,8 @@ def our_app(settings: Settings) -> Celery:
         return Decoder(
             engine,
             ImageLimits(max_pixels=64, formats=("PNG",)),
+            decoding="exact",
+            has_fast_decoder=False,
             max_bytes=1_000_000,
             max_at_once=1,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from tests.bench.program import Bars, run_bench
 from tests.bench_engine.bar_cpu import measure_cpu
+from tests.bench_engine.bar_develop import measure_develop
 from tests.bench_engine.bar_loop import measure_loop
 from tests.bench_engine.bar_overlap import measure_overlap
 from tests.bench_engine.bar_prepare import measure_prepare
@@ -21,6 +22,7 @@ BARS: Bars = {
     "overlap": measure_overlap,
     "loop": measure_loop,
     "prepare": measure_prepare,
+    "develop": measure_develop,
 }
 
 if __name__ == "__main__":

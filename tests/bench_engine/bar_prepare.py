@@ -23,8 +23,9 @@ from tests.bench_engine.pictures import photograph
 from tests.bench_engine.stores import store_of
 from visionq.names import input_key
 from visionq.objects import ObjectStore
-from visionq_worker.developing import develop_exactly
+from visionq_worker.developing import develop_fast
 from visionq_worker.images import open_image
+from visionq_worker.jpegs import has_fast_decoder
 
 FILES = ((1, "JPEG"), (4, "JPEG"), (12, "JPEG"), (4, "PNG"))
 """Megapixels and format."""
@@ -55,7 +56,7 @@ class Cost:
 def measure_prepare(rig: Rig) -> Iterator[Reading]:
     with (
         closing(store_of(rig)) as store,
-        ThreadPoolExecutor(1, initializer=_stay_on_one_core) as thread,
+        ThreadPoolExecutor(1, initializer=stay_on_one_core) as thread,
     ):
         for megapixels, file_format in FILES:
             content = photograph(megapixels, file_format)
@@ -68,7 +69,7 @@ def measure_prepare(rig: Rig) -> Iterator[Reading]:
                 yield _reading(what, num_crops, cost.result())
 
 
-def _stay_on_one_core() -> None:
+def stay_on_one_core() -> None:
     """Keep this thread, and no other, on one core."""
     if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere the thread may move
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -78,7 +79,7 @@ def _prepare(store: ObjectStore, key: str, num_crops: int) -> Cost:
     began, start = perf_counter(), thread_time()
     content = store.get(key)
     fetched = thread_time()
-    develop_exactly(open_image(content, LIMITS), num_crops)
+    develop_fast(open_image(content, LIMITS), num_crops, has_fast_decoder=has_fast_decoder())
     end = thread_time()
     return Cost(fetched - start, end - fetched, perf_counter() - began)
 

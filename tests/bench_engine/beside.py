@@ -13,8 +13,9 @@ from typing import Literal
 from tests.bench_engine.pictures import photograph
 from visionq.names import input_key
 from visionq.objects import ObjectStore
-from visionq_worker.developing import develop_exactly
+from visionq_worker.developing import develop_fast
 from visionq_worker.images import ImageLimits, open_image
+from visionq_worker.jpegs import has_fast_decoder
 
 Part = Literal["fetch", "prepare", "put", "all"]
 PARTS: tuple[Part, ...] = ("fetch", "prepare", "put", "all")
@@ -42,7 +43,8 @@ def jobs(store: ObjectStore) -> Mapping[Part, Callable[[], None]]:
         return store.get(key, max_bytes=len(content))
 
     def prepare(fetched: bytes) -> None:
-        develop_exactly(open_image(fetched, LIMITS), NUM_CROPS)
+        opened = open_image(fetched, LIMITS)
+        develop_fast(opened, NUM_CROPS, has_fast_decoder=has_fast_decoder())
 
     def put() -> None:
         store.put(f"results/{next(numbers)}.json", RESULT, "application/json")

@@ -162,6 +162,7 @@ def test_an_unknown_key_or_a_bad_value_in_the_file_is_named(
         ("VISIONQ_STORAGE__ALLOWED_BUCKETS", "archive", "storage.allowed_buckets"),
         ("VISIONQ_LIMITS__IMAGE_FORMATS", "[JPEG]", "limits.image_formats"),
         ("VISIONQ_LIMITS__IMAGE_FORMATS", '["JPG"]', "limits.image_formats"),
+        ("VISIONQ_LIMITS__DECODING", "quick", "limits.decoding"),
         ("VISIONQ_KINDS__OCR", "Read.", "kinds.ocr"),
     ],
 )

@@ -13,13 +13,15 @@ import numpy as np
 from PIL import Image
 
 from tests.worker.picture_bytes import encoded, exif, rle_bmp
-from visionq_worker.developing import develop_exactly
-from visionq_worker.footprint import peak_bytes
+from visionq_worker.developing import develop_exactly, develop_fast
+from visionq_worker.footprint import Decoding, peak_bytes
 from visionq_worker.images import ImageLimits, open_image, set_up_pillow
+from visionq_worker.jpegs import has_fast_decoder
 from visionq_worker.malloc import set_up_malloc
 
 SIZE = (2400, 1800)
 NUM_CROPS = 4
+DECODINGS: tuple[Decoding, ...] = ("exact", "fast")
 
 
 def main() -> None:
@@ -29,7 +31,8 @@ def main() -> None:
         max_pixels=40_000_000, formats=("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
     )
     for name, content in files():
-        print(in_a_child(partial(measured, name, content, limits)), flush=True)
+        for decoding in DECODINGS:
+            print(in_a_child(partial(measured, name, content, limits, decoding)), flush=True)
 
 
 def files() -> Iterator[tuple[str, bytes]]:
@@ -76,20 +79,23 @@ def in_a_child(work: Callable[[], str]) -> str:
     return answer
 
 
-def measured(name: str, content: bytes, limits: ImageLimits) -> str:
-    develop(encoded(Image.new("RGB", (900, 700)), "JPEG"), limits)
+def measured(name: str, content: bytes, limits: ImageLimits, decoding: Decoding) -> str:
+    develop(encoded(Image.new("RGB", (900, 700)), "JPEG"), limits, decoding)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the most that was resident
     before = peak()
-    expected = develop(content, limits)
-    line = {"name": name, "took": peak() - before, "expected": expected}
+    expected = develop(content, limits, decoding)
+    line = {"name": name, "decoding": decoding, "took": peak() - before, "expected": expected}
     return json.dumps(line)
 
 
-def develop(content: bytes, limits: ImageLimits) -> int:
+def develop(content: bytes, limits: ImageLimits, decoding: Decoding) -> int:
     """Returns what it was expected to take."""
     opened = open_image(content, limits)
-    expected = peak_bytes(opened.header, NUM_CROPS)
-    develop_exactly(opened, NUM_CROPS)
+    expected = peak_bytes(opened.header, NUM_CROPS, decoding)
+    if decoding == "exact":
+        develop_exactly(opened, NUM_CROPS)
+    else:
+        develop_fast(opened, NUM_CROPS, has_fast_decoder=has_fast_decoder())
     return expected
 
 

@@ -20,6 +20,7 @@ from visionq.contract import (
     dump_result,
 )
 from visionq_worker import __version__
+from visionq_worker.jpegs import has_fast_decoder
 from visionq_worker.service import installed_versions
 
 BenchWith = Callable[[ScriptedEngine], Workbench]
@@ -57,6 +58,7 @@ def test_result_has_every_field(bench: Workbench) -> None:
         attention="none",
         seed=7,
         num_crops=9,
+        decoding="fast",
         versions={"torch": "0.0"},
         worker="host:1",
         attempt=1,
@@ -183,4 +185,5 @@ def test_installed_versions_are_those_of_the_packages() -> None:
         "pillow": version("pillow"),
         "celery": version("celery"),
         "kombu": version("kombu"),
+        **({"simplejpeg": version("simplejpeg")} if has_fast_decoder() else {}),
     }

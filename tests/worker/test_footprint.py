@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.bench.children import REPOSITORY
-from visionq_worker.footprint import peak_bytes
+from visionq_worker.footprint import Decoding, peak_bytes, reduction
 from visionq_worker.images import Header
 from visionq_worker.model.errors import ImageShapeError
 
@@ -41,7 +41,7 @@ def test_no_picture_takes_more_than_expected_nor_far_less() -> None:
         check=True,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) >= 22
+    assert len(lines) >= 2 * 22
     wrong = [line for line in lines if not _share(line) <= line["took"] <= line["expected"]]
     assert wrong == []
 
@@ -56,25 +56,51 @@ def _share(line: dict[str, int | str]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("picture", "fits"),
+    ("size", "num_crops", "expected"),
     [
-        (header("JPEG", "RGB", (7300, 5475)), True),
-        (header("PNG", "RGBA", (6300, 6300)), True),
-        (header("JPEG", "CMYK", (6300, 6300)), True),
-        (header("JPEG", "RGB", (7300, 5475), num_coefficients=60_000_000), False),
-        (header("WEBP", "RGB", (4500, 3375)), True),
-        (header("WEBP", "RGB", (6300, 6300)), False),
+        ((4000, 3000), 16, 2),  # 1344 x 1008 is wanted: 2000 is 1.49 times as much
+        ((3000, 4000), 16, 2),
+        ((3890, 2918), 16, 1),  # 1945 is 1.447 times as much
+        ((4000, 3000), 4, 4),  # 672 x 504
+        ((4000, 3000), 1, 4),  # 336 x 252, but never by eight
+        ((2300, 1725), 1, 1),  # 3.97 megapixels
+        ((2320, 1740), 1, 4),
+        ((6000, 700), 16, 1),  # 2352 wide: the longer side counts, and the shorter one
+        ((336, 252), 1, 1),
+    ],
+)
+def test_jpeg_is_reduced_when_it_is_large_and_far_larger_than_wanted(
+    size: tuple[int, int], num_crops: int, expected: int
+) -> None:
+    assert reduction(header(size=size), num_crops, "fast") == expected
+
+
+def test_nothing_is_reduced_in_exact_mode_nor_anything_but_a_jpeg() -> None:
+    assert reduction(header(), 1, "exact") == 1
+    assert reduction(header("PNG"), 1, "fast") == 1
+
+
+@pytest.mark.parametrize(
+    ("picture", "decoding", "fits"),
+    [
+        (header("JPEG", "RGB", (7300, 5475)), "exact", True),
+        (header("PNG", "RGBA", (6300, 6300)), "exact", True),
+        (header("JPEG", "CMYK", (6300, 6300)), "exact", True),
+        (header("JPEG", "RGB", (7300, 5475), num_coefficients=60_000_000), "exact", False),
+        (header("JPEG", "RGB", (7300, 5475), num_coefficients=60_000_000), "fast", True),
+        (header("WEBP", "RGB", (4500, 3375)), "fast", True),
+        (header("WEBP", "RGB", (6300, 6300)), "fast", False),
     ],
     ids=lambda value: f"{value.form} {value.mode}" if isinstance(value, Header) else str(value),
 )
-def test_what_fits_into_the_default_limit(picture: Header, fits: bool) -> None:
-    assert (peak_bytes(picture, 16) <= DEFAULT_BYTES) is fits
+def test_what_fits_into_the_default_limit(picture: Header, decoding: Decoding, fits: bool) -> None:
+    assert (peak_bytes(picture, 16, decoding) <= DEFAULT_BYTES) is fits
 
 
 def test_small_picture_takes_little() -> None:
-    assert peak_bytes(header(size=(1154, 866)), 4) < 20 * MEGABYTE
+    assert peak_bytes(header(size=(1154, 866)), 4, "fast") < 20 * MEGABYTE
 
 
 def test_picture_without_tiles_takes_nothing_but_an_error() -> None:
     with pytest.raises(ImageShapeError):
-        peak_bytes(header(size=(40_000, 1)), 16)
+        peak_bytes(header(size=(40_000, 1)), 16, "fast")

@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.support.scripted import ScriptedEngine
+from tests.worker.photographs import jpeg
 from tests.worker.picture_bytes import encoded, exif
 from visionq.contract import FailureCode, ImageRef, State, Task
 from visionq.records import Attempt
 from visionq_worker.errors import TaskError
+from visionq_worker.footprint import Decoding
 from visionq_worker.images import ImageLimits
 from visionq_worker.kinds import Prompt
 from visionq_worker.model.pixels import Picture
@@ -43,12 +45,15 @@ class Listener(ScriptedEngine):
 def preparation(
     engine: ScriptedEngine | None = None,
     *,
+    decoding: Decoding = "fast",
     max_bytes: int = 200_000_000,
     max_at_once: int = 2,
 ) -> Preparation:
     return Preparation(
         engine or ScriptedEngine(),
         ImageLimits(max_pixels=40_000_000, formats=("JPEG", "PNG", "WEBP")),
+        decoding=decoding,
+        has_fast_decoder=False,
         max_bytes=max_bytes,
         max_at_once=max_at_once,
     )
@@ -82,20 +87,31 @@ def test_engine_is_given_the_pictures_in_the_order_of_the_files() -> None:
 
 
 def test_sizes_are_those_of_the_upright_pictures() -> None:
-    run = run_of(encoded(Image.new("RGB", (64, 48)), "JPEG", exif=exif(6)), encoded(DOT, "PNG"))
+    run = run_of(jpeg(Image.new("RGB", (64, 48)), exif=exif(6)), encoded(DOT, "PNG"))
     preparation().prepare(run)
     assert run.sizes == ((48, 64), (1, 1))
 
 
-def test_picture_that_takes_more_than_is_allowed_is_refused_with_the_numbers() -> None:
+@pytest.mark.parametrize("decoding", ["exact", "fast"])
+def test_picture_that_takes_more_than_is_allowed_is_refused_with_the_numbers(
+    decoding: Decoding,
+) -> None:
     run = run_of(encoded(Image.new("RGB", (3000, 2000)), "WEBP", method=0))
     with pytest.raises(TaskError) as caught:
-        preparation(max_bytes=99_000_000).prepare(run)
+        preparation(decoding=decoding, max_bytes=99_000_000).prepare(run)
     assert caught.value.code is FailureCode.IMAGE_TOO_LARGE
     assert not caught.value.retryable
     # Six megapixels of 16 bytes, and 4 MB besides.
     message = "a WEBP of 3000 x 2000 pixels takes 100 MB to decode; 99 MB are allowed"
     assert caught.value.message == message
+
+
+def test_jpeg_that_is_too_large_for_exact_pixels_can_be_answered_fast() -> None:
+    run = run_of(jpeg(Image.new("RGB", (4000, 3000))))
+    with pytest.raises(TaskError, match="to decode; 40 MB are allowed"):
+        preparation(decoding="exact", max_bytes=40_000_000).prepare(run)
+    preparation(decoding="fast", max_bytes=40_000_000).prepare(run)
+    assert run.sizes == ((4000, 3000),)
 
 
 def test_picture_too_narrow_for_tiles_is_image_shape() -> None:

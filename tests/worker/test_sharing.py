@@ -76,6 +76,15 @@ def test_other_work_is_done_anew(bench: Workbench, other: dict[str, Any]) -> Non
     assert len(bench.engine.requests) == 2
 
 
+def test_answer_about_other_pixels_is_not_reused(
+    bench: Workbench, records: Records, bucket: ObjectStore
+) -> None:
+    exact = workbench(ScriptedEngine(), records, bucket, reuses=True, decoding="exact")
+    made, made_exactly = bench.run(bench.task()), exact.run(exact.task())
+    assert made_exactly.provenance.reused_from is None
+    assert (made.provenance.decoding, made_exactly.provenance.decoding) == ("fast", "exact")
+
+
 def test_other_bytes_under_the_same_key_are_other_work(bench: Workbench) -> None:
     bench.store.put("photos/today.png", DOT)
     images = (ImageRef(ref="photos/today.png"),)

@@ -20,6 +20,7 @@ from visionq.objects import ObjectStore
 from visionq.records import Records
 from visionq_worker.engine.request import Engine, Handle, Request
 from visionq_worker.executor import Executor
+from visionq_worker.footprint import Decoding
 from visionq_worker.gate import StoreGate
 from visionq_worker.images import ImageLimits
 from visionq_worker.preparation import Preparation
@@ -83,10 +84,14 @@ class Workbench:
         return data
 
 
-def preparation(engine: Engine, *, max_bytes: int = 100_000_000) -> Preparation:
+def preparation(
+    engine: Engine, *, decoding: Decoding = "fast", max_bytes: int = 100_000_000
+) -> Preparation:
     return Preparation(
         engine,
         ImageLimits(max_pixels=1_000_000, formats=("JPEG", "PNG", "WEBP")),
+        decoding=decoding,
+        has_fast_decoder=False,
         max_bytes=max_bytes,
         max_at_once=2,
     )
@@ -99,6 +104,7 @@ def workbench(
     *,
     reuses: bool = False,
     keeps_results: bool = False,
+    decoding: Decoding = "fast",
 ) -> Workbench:
     if not store.exists(DOT_KEY):
         store.put(DOT_KEY, DOT)
@@ -109,7 +115,7 @@ def workbench(
         store=store,
         sources=Sources(store, records, allowed_buckets=(), max_bytes=1_000_000),
         kinds=KINDS,
-        preparation=preparation(engine),
+        preparation=preparation(engine, decoding=decoding),
         owner=OWNER,
         versions=VERSIONS,
         progress_seconds=0.02,

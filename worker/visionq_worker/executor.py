@@ -63,7 +63,9 @@ class Executor:
         self._sources = sources
         self._kinds = kinds
         self._preparation = preparation
-        self._maker = Maker(engine=engine.info, versions=versions, worker=owner)
+        self._maker = Maker(
+            engine=engine.info, decoding=preparation.decoding, versions=versions, worker=owner
+        )
         self._store_gate = store_gate
         self._reuses = reuses
         self._postponing = Postponing(records, retry_seconds=retry_seconds)
@@ -161,7 +163,7 @@ class Executor:
         self._fetch(run)
         assert run.kind is not None
         run.prompt = render(run.task, run.kind)
-        key = work_key(run, self._engine.info) if self._reuses else None
+        key = work_key(run, self._maker) if self._reuses else None
         if known := self._known(run, key):
             return known
         result = self._generate(run, key)

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from visionq_worker.colours import BYTES_PER_PIXEL
 from visionq_worker.images import Header
 from visionq_worker.model.geometry import Size, padded_size, resized_size
+
+Decoding = Literal["exact", "fast"]
+
+REDUCTIONS = (4, 2)
+"""A JPEG can come in by an eighth as well, but then it is far from what the filter makes."""
+
+HEADROOM = 1.45
+"""How many times larger than wanted a reduced JPEG must still be, so that it keeps 44 dB."""
+
+REDUCED_FROM_PX = 4_000_000
+"""Smaller ones gain little, and screenshots are among them, whose edges would keep 39 dB."""
 
 COEFFICIENT_BYTES = 2
 NARROWED_BYTES = 4
@@ -42,13 +54,28 @@ _COPIES = MappingProxyType(
 )
 
 
-def peak_bytes(header: Header, num_crops: int) -> int:
+def reduction(header: Header, num_crops: int, decoding: Decoding) -> int:
+    """By how much a picture may be smaller when it comes out of the decoder; 1: not at all."""
+    num_pixels = header.width * header.height
+    if decoding == "exact" or header.form != "JPEG" or num_pixels < REDUCED_FROM_PX:
+        return 1
+    wanted = resized_size(header.width, header.height, num_crops)
+    for factor in REDUCTIONS:
+        least = factor * HEADROOM
+        if header.width >= least * wanted.width and header.height >= least * wanted.height:
+            return factor
+    return 1
+
+
+def peak_bytes(header: Header, num_crops: int, decoding: Decoding) -> int:
     """The most that is taken at once, from the file to the padded picture; raises ImageShapeError.
 
     The file itself is not counted, but Pillow may keep all of it again as metadata.
     """
     size = Size(header.width, header.height)
-    picture_bytes = size.width * size.height * BYTES_PER_PIXEL[header.mode]
+    factor = reduction(header, num_crops, decoding)
+    num_pixels = -(-size.width // factor) * -(-size.height // factor)
+    picture_bytes = num_pixels * BYTES_PER_PIXEL[header.mode]
     copies = _COPIES[header.form]
     while_decoded = (
         picture_bytes * (1 + copies.decoding) + COEFFICIENT_BYTES * header.num_coefficients

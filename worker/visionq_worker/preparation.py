@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from visionq.contract import FailureCode
 from visionq_worker.budget import Budget
 from visionq_worker.errors import TaskError
-from visionq_worker.footprint import peak_bytes
+from visionq_worker.footprint import Decoding, peak_bytes
 from visionq_worker.images import Header, ImageLimits, open_image
 from visionq_worker.malloc import give_back
 from visionq_worker.model.errors import ImageShapeError, InputError
@@ -38,6 +38,8 @@ class Preparation:
         engine: Engine,
         limits: ImageLimits,
         *,
+        decoding: Decoding,
+        has_fast_decoder: bool,
         max_bytes: int,
         max_at_once: int,
     ) -> None:
@@ -47,6 +49,8 @@ class Preparation:
         """
         self._engine = engine
         self._limits = limits
+        self.decoding = decoding
+        self._has_fast_decoder = has_fast_decoder
         # Taken first, and never while memory is held: so nobody waits for one who waits for him.
         self._places = BoundedSemaphore(max_at_once)
         self._budget = Budget(max_bytes)
@@ -69,7 +73,7 @@ class Preparation:
 
     def _develop(self, content: bytes, num_crops: int) -> tuple[Picture, Size]:
         """One file's picture, as soon as there is memory for it."""
-        from visionq_worker.developing import develop_exactly  # brings torch
+        from visionq_worker.developing import develop_exactly, develop_fast  # brings torch
 
         with self._places:
             opened = open_image(content, self._limits)
@@ -77,10 +81,12 @@ class Preparation:
             with self._budget.take(needed):
                 if needed >= LARGE_BYTES:
                     give_back()
-                return develop_exactly(opened, num_crops)
+                if self.decoding == "exact":
+                    return develop_exactly(opened, num_crops)
+                return develop_fast(opened, num_crops, has_fast_decoder=self._has_fast_decoder)
 
     def _needed_bytes(self, header: Header, num_crops: int) -> int:
-        needed, there = peak_bytes(header, num_crops), self._budget.num_bytes
+        needed, there = peak_bytes(header, num_crops, self.decoding), self._budget.num_bytes
         if needed > there:
             message = (
                 f"a {header.form} of {header.width} x {header.height} pixels takes "

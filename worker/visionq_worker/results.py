@@ -80,6 +80,7 @@ class Maker:
     """What every result says of the worker that made it."""
 
     engine: EngineInfo
+    decoding: str
     versions: Mapping[str, str]
     worker: str
 
@@ -200,6 +201,7 @@ def _provenance(run: Run, maker: Maker) -> Provenance:
         attention=maker.engine.attention,
         seed=run.sampling.seed if run.sampling else run.task.options.seed,
         num_crops=run.prompt.num_crops if run.prompt else None,
+        decoding=maker.decoding,
         versions=dict(maker.versions),
         worker=maker.worker,
         attempt=run.attempt.number,

@@ -24,6 +24,7 @@ from visionq_worker.fetching import Fetcher, UrlRules
 from visionq_worker.gate import StoreGate
 from visionq_worker.health import Pulse, write_health
 from visionq_worker.images import ImageLimits, set_up_pillow
+from visionq_worker.jpegs import FAST_DECODER, has_fast_decoder
 from visionq_worker.keeper import Keeper
 from visionq_worker.leases import Leases
 from visionq_worker.malloc import set_up_malloc
@@ -232,6 +233,8 @@ def build_preparation(settings: Settings, engine: Engine) -> Preparation:
     return Preparation(
         engine,
         ImageLimits(max_pixels=given.max_image_pixels, formats=given.image_formats),
+        decoding=given.decoding,
+        has_fast_decoder=has_fast_decoder(),
         max_bytes=given.max_decode_bytes,
         max_at_once=settings.worker.preparing or os.cpu_count() or 1,
     )
@@ -291,4 +294,7 @@ def _fetcher(settings: Settings) -> Fetcher | None:
 
 def installed_versions() -> dict[str, str]:
     """Of the packages that shape an answer, for its provenance."""
-    return {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
+    versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
+    if has_fast_decoder():
+        versions[FAST_DECODER] = importlib.metadata.version(FAST_DECODER)
+    return versions

@@ -13,18 +13,18 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visionq_worker.engine.request import EngineInfo, Handle
+    from visionq_worker.engine.request import Handle
     from visionq_worker.model.processor import ModelInputs
-    from visionq_worker.results import Run, Sizes
+    from visionq_worker.results import Maker, Run, Sizes
 
 
-def work_key(run: Run, engine: EngineInfo) -> str | None:
+def work_key(run: Run, maker: Maker) -> str | None:
     """Equal keys, equal answers; None for a task that shares with nobody.
 
     Sampled answers are wanted to differ. Tenants do not share: that one of them has asked the same
     is not the other's to know.
     """
-    options = run.task.options
+    options, engine = run.task.options, maker.engine
     if options.temperature > 0 or not options.reuse:
         return None
     assert run.kind is not None
@@ -43,6 +43,7 @@ def work_key(run: Run, engine: EngineInfo) -> str | None:
         options.schema,
         [source.digest for source in run.sources],
         [engine.model, engine.revision, engine.dtype, engine.max_context_tokens],
+        maker.decoding,
     ]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
