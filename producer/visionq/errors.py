@@ -8,7 +8,8 @@
     │   ├── QuestionNotAllowed
     │   ├── UnsupportedVersion
     │   ├── InvalidImage         an image argument is of no known form, or cannot be read
-    │   └── UnsupportedOption
+    │   ├── UnsupportedOption
+    │   └── SchemaUnsupported    carries the JSON `pointer` of what is not carried out
     ├── QueueFull                too many tasks wait; carries `retry_after_seconds`
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
     ├── StorageError             the object store refused or did not answer
@@ -84,6 +85,21 @@ class UnsupportedOption(InvalidTask):
     """The option is part of the contract, but this version does not carry it out."""
 
     code = "unsupported_option"
+
+
+class SchemaUnsupported(InvalidTask):
+    """The schema says what is not carried out, at this JSON pointer."""
+
+    code = "schema_unsupported"
+
+    def __init__(self, pointer: str = "", why: str = "") -> None:
+        super().__init__()
+        self.args = (pointer, why)  # what pickle builds the error from again
+        self.pointer = pointer
+
+    def __str__(self) -> str:
+        pointer, why = self.args
+        return f"schema at {pointer or 'its root'}: {why}"
 
 
 class QueueFull(VisionqError):
