@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -37,7 +37,7 @@ from visionq_worker.app import GIVE_BACK_SECONDS, build_app, leave_broken
 from visionq_worker.cli import _set_up_logging
 from visionq_worker.engine.batching import BatchingEngine
 from visionq_worker.engine.options import EngineOptions
-from visionq_worker.engine.request import EngineInfo, Handle, Request
+from visionq_worker.engine.request import EngineInfo, Handle, LogitMask, Request
 from visionq_worker.engine.scheduler import Chunk
 from visionq_worker.errors import Postponed, StartError
 from visionq_worker.executor import Executor
@@ -169,6 +169,9 @@ class Engine:
         if SPOIL_ONCE in prompt and self._is_first(SPOIL_ONCE):
             self._lose_device()
         return self._inner.encode(prompt, images, num_crops)
+
+    def mask(self, schema: Mapping[str, Any]) -> LogitMask:
+        return self._inner.mask(schema)
 
     def submit(self, request: Request) -> Handle:
         handle = self._inner.submit(request)

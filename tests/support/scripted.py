@@ -7,18 +7,35 @@ reference engine where those do not look at the text.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic, perf_counter
+from typing import Any
 
 import torch
 from PIL.Image import Image
 
 from visionq_worker.engine.errors import EngineError
-from visionq_worker.engine.request import Completion, EngineInfo, FinishReason, Handle, Request
+from visionq_worker.engine.request import (
+    Completion,
+    EngineInfo,
+    FinishReason,
+    Handle,
+    LogitMask,
+    Request,
+)
 from visionq_worker.model.pixels import Picture
 from visionq_worker.model.processor import ModelInputs
 
 TOKENS_PER_IMAGE = 10
+
+
+@dataclass(frozen=True)
+class Unmasked:
+    schema: Mapping[str, Any]
+
+    def allowed(self, token_ids: Sequence[int]) -> None:
+        return None
 
 
 class ScriptedEngine:
@@ -55,6 +72,10 @@ class ScriptedEngine:
             num_image_tokens=num_image_tokens,
             image_order=tuple(range(len(images))),
         )
+
+    def mask(self, schema: Mapping[str, Any]) -> LogitMask:
+        """One that forbids nothing: what is said stands in the script. Its schema is kept."""
+        return Unmasked(schema)
 
     def submit(self, request: Request) -> Handle:
         self.requests.append(request)

@@ -182,6 +182,7 @@ def test_installed_versions_are_those_of_the_packages() -> None:
         "visionq-worker": __version__,
         "transformers": version("transformers"),
         "torch": version("torch"),
+        "llguidance": version("llguidance"),
         "pillow": version("pillow"),
         "celery": version("celery"),
         "kombu": version("kombu"),

@@ -111,6 +111,7 @@ def warm_up(engine: Engine) -> None:
     """Answer one small request, so that the first real one meets a ready device."""
     from PIL import Image
 
+    engine.mask({"type": "null"})  # reads the vocabulary
     inputs = engine.encode(WARM_UP_PROMPT, [Image.new("RGB", (336, 336), "white")], 1)
     engine.submit(Request(inputs=inputs, max_new_tokens=2)).result()
 

@@ -44,7 +44,15 @@ log = logging.getLogger(__name__)
 
 MARGIN_SECONDS = 10.0
 """Beyond `engine.hang_seconds`, in which a worker that hangs should have left."""
-REPORTED_PACKAGES = ("visionq-worker", "transformers", "torch", "pillow", "celery", "kombu")
+REPORTED_PACKAGES = (
+    "visionq-worker",
+    "transformers",
+    "torch",
+    "llguidance",
+    "pillow",
+    "celery",
+    "kombu",
+)
 
 
 class Service:

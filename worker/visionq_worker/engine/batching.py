@@ -11,9 +11,11 @@ import heapq
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Row
+from functools import cached_property
 from time import monotonic, perf_counter
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,7 +27,9 @@ from visionq_worker.engine.errors import (
     EngineError,
     RequestFailed,
 )
+from visionq_worker.engine.grammar import Grammars, SchemaMask
 from visionq_worker.engine.intake import Intake
+from visionq_worker.engine.masks import Masks
 from visionq_worker.engine.metrics import EngineMetrics, Meter
 from visionq_worker.engine.options import EngineOptions
 from visionq_worker.engine.pages import PagePool
@@ -69,6 +73,7 @@ class BatchingEngine:
         self._runner = runner
         self._processor = processor
         self._options = options
+        self._num_vocabulary = num_vocabulary
         self._intake = Intake(
             runner,
             processor,
@@ -84,6 +89,7 @@ class BatchingEngine:
             step_tokens=options.step_tokens,
             num_short=runner.num_short,
         )
+        self._masks = Masks()
         self._meter = Meter()
         self._changed = threading.Condition()
         self._inbox: deque[Sequence] = deque()
@@ -106,6 +112,17 @@ class BatchingEngine:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         return self._processor.decode(token_ids)
+
+    def mask(self, schema: Mapping[str, Any]) -> SchemaMask:
+        return self._grammars.mask(schema)
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(
+            self._processor.tokenizer,
+            stop_token_ids=self._processor.stop_token_ids,
+            num_vocabulary=self._num_vocabulary,
+        )
 
     def submit(self, request: Request) -> Handle:
         sequence = self._intake.sequence(request, self._cancel)
@@ -161,6 +178,7 @@ class BatchingEngine:
             sequence.handle.cancel()
         if self._broken is None:  # a thread that hangs in the driver cannot be waited for
             self._thread.join()
+        self._masks.close()
         self._watchdog.close()
 
     def check(self) -> None:
@@ -269,14 +287,15 @@ class BatchingEngine:
         return [(chunk, blamed)]
 
     def _compute(self, chunks: Row[Chunk]) -> list[tuple[Chunk, Outcome]]:
+        masks = self._masks.begin(chunks)
         logits = self._runner.run(chunks)
         outcomes: dict[Chunk, Outcome] = dict.fromkeys(chunks)
         rows, picks = [], []
         for row, chunk in enumerate(chunk for chunk in chunks if chunk.is_last):
             try:
-                picks.append(_pick(chunk.sequence))
+                picks.append(_pick(chunk.sequence, masks.of(chunk.sequence)))
                 rows.append((row, chunk))
-            except Exception as error:  # a mask is a stranger's code
+            except Exception as error:  # of its mask
                 outcomes[chunk] = RequestFailed("the request's logit mask failed")
                 outcomes[chunk].__cause__ = error  # type: ignore[union-attr]
         if picks:
@@ -367,9 +386,8 @@ class BatchingEngine:
                 self._cancelled.append(sequence)
 
 
-def _pick(sequence: Sequence) -> Pick:
+def _pick(sequence: Sequence, allowed: torch.Tensor | None) -> Pick:
     request = sequence.request
-    allowed = request.logit_mask.allowed(sequence.answer) if request.logit_mask else None
     return Pick(
         temperature=request.temperature,
         top_p=request.top_p,

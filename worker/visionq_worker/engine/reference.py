@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from time import monotonic, perf_counter
 from typing import Any, cast
 
 import torch
 from PIL import Image
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from visionq_worker.engine.errors import (
@@ -24,11 +30,13 @@ from visionq_worker.engine.errors import (
     EngineError,
     RequestFailed,
 )
+from visionq_worker.engine.grammar import Grammars, SchemaMask
 from visionq_worker.engine.request import (
     Completion,
     EngineInfo,
     FinishReason,
     Handle,
+    LogitMask,
     Request,
 )
 from visionq_worker.model.pixels import Picture
@@ -62,6 +70,17 @@ class ReferenceEngine:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         return self._loaded.processor.decode(token_ids)
+
+    def mask(self, schema: Mapping[str, Any]) -> SchemaMask:
+        return self._grammars.mask(schema)
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(
+            self._loaded.processor.tokenizer,
+            stop_token_ids=self._loaded.processor.stop_token_ids,
+            num_vocabulary=self._loaded.config.vocab_size,
+        )
 
     def submit(self, request: Request) -> Handle:
         handle = Handle()
@@ -106,6 +125,7 @@ class ReferenceEngine:
                 max_new_tokens=request.max_new_tokens,
                 eos_token_id=sorted(self._loaded.processor.stop_token_ids),
                 pad_token_id=self._loaded.config.pad_token_id,
+                logits_processor=_processors(request),
                 stopping_criteria=StoppingCriteriaList([_EarlyEnd(request, handle)]),
                 streamer=meter,
             )
@@ -135,6 +155,27 @@ class ReferenceEngine:
         if len(token_ids) == request.max_new_tokens:
             return "length"
         return _early_end(request, handle) or "length"
+
+
+class _Masked(LogitsProcessor):
+    """Only what the request's mask allows may be chosen."""
+
+    def __init__(self, mask: LogitMask, num_prompt: int) -> None:
+        self._mask = mask
+        self._num_prompt = num_prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        allowed = self._mask.allowed(input_ids[0, self._num_prompt :].tolist())
+        if allowed is None:
+            return scores
+        return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+
+
+def _processors(request: Request) -> LogitsProcessorList:
+    processors = LogitsProcessorList()
+    if request.logit_mask is not None:
+        processors.append(_Masked(request.logit_mask, request.inputs.num_tokens))
+    return processors
 
 
 class _Meter(BaseStreamer):

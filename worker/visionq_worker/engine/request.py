@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from visionq_worker.engine.errors import EngineError
 
@@ -32,8 +32,8 @@ class LogitMask(Protocol):
     def allowed(self, token_ids: Sequence[int]) -> torch.Tensor | None:
         """(vocabulary,) bool after the answer's tokens so far, or None where all may come.
 
-        Called in the engine's thread before each token, again where a step is repeated. What it
-        raises ends its request alone.
+        Called in a thread beside the engine's while the device works on the step, by one thread at
+        a time; again where a step is repeated. What it raises ends its request alone.
         """
         ...
 
@@ -211,6 +211,14 @@ class Engine(Protocol):
         Pictures are images that were prepared before, for that many crops.
 
         Raises `visionq_worker.model.errors.InputError`.
+        """
+        ...
+
+    def mask(self, schema: Mapping[str, Any]) -> LogitMask:
+        """For one request: its answer will be a JSON document that fits the schema.
+
+        The schema is a strict one (`visionq.schemas`). Runs in the caller's thread. Raises
+        `RequestInvalid` where nothing fits.
         """
         ...
 

@@ -39,9 +39,7 @@ def choose(logits: torch.Tensor, picks: Row[Pick], *, never: int) -> list[Choice
     `never` is a token that is not to be chosen by anyone. Waits for the device once.
     """
     logits[:, never] = -torch.inf
-    for row, pick in enumerate(picks):
-        if pick.allowed is not None:
-            logits[row].masked_fill_(~pick.allowed.to(logits.device), -torch.inf)
+    _mask(logits, [pick.allowed for pick in picks])
     best, token_ids = logits.max(dim=-1)  # a NaN anywhere in the row comes out as the best
     drawn = [row for row, pick in enumerate(picks) if pick.temperature > 0]
     if drawn:
@@ -59,6 +57,16 @@ def uniform(seed: int, position: int) -> float:
     """The request's draw for that token: a number in [0, 1), the same on every machine."""
     text = f"{seed}:{position}".encode()
     return (int.from_bytes(blake2b(text, digest_size=8).digest()[:7], "big") >> 3) / 2**53
+
+
+def _mask(logits: torch.Tensor, allowed: Row[torch.Tensor | None]) -> None:
+    """Put -inf where a token may not come: one transfer for all rows, each filled in its place."""
+    masks = {row: mask for row, mask in enumerate(allowed) if mask is not None}
+    if not masks:
+        return
+    forbidden = ~torch.stack(list(masks.values())).to(logits.device)
+    for row, mask in zip(masks, forbidden, strict=True):
+        logits[row].masked_fill_(mask, -torch.inf)
 
 
 def _draw(logits: torch.Tensor, picks: Row[Pick]) -> torch.Tensor:
