@@ -3,7 +3,7 @@ PYTHON_ENV := .venv/bin
 MODEL ?= tiny
 export PYTHON
 
-.PHONY: help setup triton demo test faults soak check lint types imports format bench bench-engine bench-gpu lock clean
+.PHONY: help setup triton demo test test-long faults soak check lint types imports format bench bench-engine bench-gpu lock clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ demo: setup ## three image questions through queue, worker and store; MODEL=micr
 
 test: triton ## the whole quick suite, real servers included
 	@sh tools/test.sh $(PYTHON_ENV)/python
+
+test-long: setup ## the tests that the quick suite leaves out, minutes
+	@$(PYTHON_ENV)/python -m pytest -m long
 
 faults: setup ## the fault matrix at full size and its control, about an hour; FLAGS=--stock: the control alone
 	@$(PYTHON_ENV)/python -m tests.faults --full $(FLAGS)

@@ -28,6 +28,7 @@ from visionq.shell import (
     Session,
     json_option,
     print_json,
+    read_schema,
     reported,
     timeout_option,
 )
@@ -105,6 +106,12 @@ def up(
 @click.option("--top-p", type=float, default=1.0, show_default=True)
 @click.option("--seed", type=int)
 @click.option("--num-crops", type=int, help="336-pixel tiles per image, at most.")
+@click.option(
+    "--schema",
+    type=click.Path(path_type=Path),
+    callback=read_schema,
+    help="File with the JSON Schema that the answer has to fit.",
+)
 @click.option("--lane", default="interactive", show_default=True, help="interactive or bulk.")
 @click.option("--expires-in-seconds", type=float, help="No answer is wanted after that.")
 @click.option("--tenant", default="default", show_default=True)

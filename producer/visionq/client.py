@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 from visionq.contract import Result, State, Status, is_task_id
 from visionq.errors import TaskUnknown
 from visionq.kinds import BUILTIN_KINDS, Kind
+from visionq.models import Model, instance, with_instance
 from visionq.names import DEFAULT_NAMESPACE, Names, result_key
 from visionq.objects import StoreAddress
 from visionq.records import DEFAULT_LIMITS, QueueLimits
@@ -23,6 +24,8 @@ from visionq.submitter import Parts, Submitter
 from visionq.watch import ThreadedWatch
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from visionq.settings import Settings
 
 Submitted = TypeVar("Submitted")
@@ -152,8 +155,8 @@ class Client(_BaseClient["TaskHandle"]):
         uploaded, `QueueFull` when too many tasks wait, `BrokerUnavailable` when Redis cannot be
         reached; after the last one, submitting again with the same `idempotency_key` is safe.
         """
-        task_id = self._submitter.submit(Submission(kind, images, question, options))
-        return TaskHandle(self, task_id)
+        submission = Submission(kind, images, question, options)
+        return TaskHandle(self, self._submitter.submit(submission), submission.model)
 
     def submit_many(self, submissions: Iterable[Submission]) -> list[TaskHandle]:
         """Put many tasks into the queue: records in one go, messages a thousand at a time.
@@ -161,8 +164,12 @@ class Client(_BaseClient["TaskHandle"]):
         Images that are bytes are uploaded one after the other, before. With `QueueFull`, none of
         the tasks was accepted.
         """
-        task_ids = self._submitter.submit_many(list(submissions))
-        return [TaskHandle(self, task_id) for task_id in task_ids]
+        given = list(submissions)
+        task_ids = self._submitter.submit_many(given)
+        return [
+            TaskHandle(self, task_id, submission.model)
+            for task_id, submission in zip(task_ids, given, strict=True)
+        ]
 
     def task(self, task_id: str) -> TaskHandle:
         """The handle of a task submitted elsewhere or earlier."""
@@ -195,6 +202,13 @@ class Client(_BaseClient["TaskHandle"]):
         """
         return self._submitter.result(self.wait(task_id, timeout))
 
+    def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
+        """The answer's value as an instance of the pydantic model.
+
+        Raises what `result` raises, and `NoValue` for an answer without one.
+        """
+        return instance(model, self.result(task_id, timeout))
+
     def cancel(self, task_id: str) -> State:
         """Ask for the end of a task: REVOKED at once if it waits, soon if it runs."""
         return self._submitter.records.cancel(_checked_id(task_id))
@@ -225,13 +239,17 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
     ) -> AsyncTaskHandle:
         """As `Client.submit`. Also takes upload objects whose `read` is a coroutine."""
         submission = await read_uploads(Submission(kind, images, question, options))
-        return AsyncTaskHandle(self, await asyncio.to_thread(self._submitter.submit, submission))
+        task_id = await asyncio.to_thread(self._submitter.submit, submission)
+        return AsyncTaskHandle(self, task_id, submission.model)
 
     async def submit_many(self, submissions: Iterable[Submission]) -> list[AsyncTaskHandle]:
         """As `Client.submit_many`."""
         read = [await read_uploads(submission) for submission in submissions]
         task_ids = await asyncio.to_thread(self._submitter.submit_many, read)
-        return [AsyncTaskHandle(self, task_id) for task_id in task_ids]
+        return [
+            AsyncTaskHandle(self, task_id, submission.model)
+            for task_id, submission in zip(task_ids, read, strict=True)
+        ]
 
     def task(self, task_id: str) -> AsyncTaskHandle:
         """The handle of a task submitted elsewhere or earlier."""
@@ -259,6 +277,10 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
         status = await self.wait(task_id, timeout)
         return await asyncio.to_thread(self._submitter.result, status)
 
+    async def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
+        """As `Client.parsed`."""
+        return instance(model, await self.result(task_id, timeout))
+
     async def cancel(self, task_id: str) -> State:
         """As `Client.cancel`."""
         return await asyncio.to_thread(self._submitter.records.cancel, _checked_id(task_id))
@@ -276,10 +298,11 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
 @dataclass(frozen=True, slots=True)
 class TaskHandle:
-    """A submitted task. Holds nothing but its id and the client."""
+    """A submitted task. Holds its id, the client, and the pydantic model that was its schema."""
 
     _client: Client
     id: str
+    _model: type[BaseModel] | None = None
 
     @property
     def result_key(self) -> str:
@@ -292,7 +315,11 @@ class TaskHandle:
         return self._client.wait(self.id, timeout)
 
     def result(self, timeout: float | None = None) -> Result:
-        return self._client.result(self.id, timeout)
+        """As `Client.result`; the value is the model's, if a model was the schema."""
+        return with_instance(self._model, self._client.result(self.id, timeout))
+
+    def parsed(self, model: type[Model], timeout: float | None = None) -> Model:
+        return self._client.parsed(self.id, model, timeout)
 
     def cancel(self) -> State:
         return self._client.cancel(self.id)
@@ -300,10 +327,11 @@ class TaskHandle:
 
 @dataclass(frozen=True, slots=True)
 class AsyncTaskHandle:
-    """A submitted task. Holds nothing but its id and the client."""
+    """As `TaskHandle`."""
 
     _client: AsyncClient
     id: str
+    _model: type[BaseModel] | None = None
 
     @property
     def result_key(self) -> str:
@@ -316,7 +344,11 @@ class AsyncTaskHandle:
         return await self._client.wait(self.id, timeout)
 
     async def result(self, timeout: float | None = None) -> Result:
-        return await self._client.result(self.id, timeout)
+        """As `TaskHandle.result`."""
+        return with_instance(self._model, await self._client.result(self.id, timeout))
+
+    async def parsed(self, model: type[Model], timeout: float | None = None) -> Model:
+        return await self._client.parsed(self.id, model, timeout)
 
     async def cancel(self) -> State:
         return await self._client.cancel(self.id)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 from visionq.errors import InvalidTask, UnsupportedVersion
 from visionq.kinds import MAX_CROPS, MAX_IMAGES, MAX_NEW_TOKENS
 from visionq.names import result_key
+from visionq.schemas import strict_schema
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -75,6 +76,7 @@ class FailureCode(StrEnum):
     UNKNOWN_KIND = "unknown_kind"
     UNSUPPORTED_OPTION = "unsupported_option"
     UNSUPPORTED_VERSION = "unsupported_version"
+    SCHEMA_UNSUPPORTED = "schema_unsupported"
     IMAGE_COUNT = "image_count"
     QUESTION_NOT_ALLOWED = "question_not_allowed"
     INPUT_MISSING = "input_missing"
@@ -122,6 +124,7 @@ class ImageRef:
 class Options:
     """How the answer is generated. None means: as the kind says.
 
+    `schema`: the answer is a JSON document that fits it; what it may say stands in `schemas`.
     `reuse`: the answer of a task that asked the same may be this one's, at temperature 0.
     """
 
@@ -143,6 +146,8 @@ class Options:
         _require_number("top_p", self.top_p, 0.0, 1.0)
         _require(self.top_p > 0, "top_p must be above 0")
         _require(isinstance(self.reuse, bool), "reuse must be true or false")
+        if self.schema is not None:
+            strict_schema(self.schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +255,7 @@ class Provenance:
     seed: int | None = None
     num_crops: int | None = None
     decoding: str | None = None  # of the images: exact or fast
+    schema_digest: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     worker: str | None = None
     attempt: int | None = None

@@ -19,6 +19,7 @@
     │   ├── ObjectMissing
     │   └── ObjectTooLarge
     ├── WaitTimeout              the task goes on; only the waiting ended
+    ├── NoValue                  there is an answer, but no value in it; carries the `result`
     └── TaskNotDone              there is no answer, and there will be none
         ├── TaskUnknown
         ├── TaskFailed           carries `code` and `retryable`
@@ -32,6 +33,11 @@ Foreign exceptions are mapped at the door of their library (`records.py`, `broke
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from visionq.contract import Result
 
 
 class VisionqError(Exception):
@@ -140,6 +146,14 @@ class ObjectTooLarge(StorageError):
 
 class WaitTimeout(VisionqError):
     """The task did not end within the time given; it goes on."""
+
+
+class NoValue(VisionqError):
+    """The answer holds no value of the form that was asked for."""
+
+    def __init__(self, message: str | None = None, result: Result | None = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class TaskNotDone(VisionqError):

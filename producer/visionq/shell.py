@@ -115,3 +115,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 timeout_option = click.option(
     "--timeout", type=click.FloatRange(min=0), help="Seconds to wait; default: for ever."
 )
+
+
+def read_schema(_context: click.Context, _option: click.Parameter, file: Path | None) -> Any:
+    """The JSON in the file that the option names."""
+    if file is None:
+        return None
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise click.BadParameter(f"{file.name} cannot be read as JSON: {exc}") from exc

@@ -7,11 +7,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import time
-from typing import Any, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 from visionq.contract import ImageRef, Lane, Options, Task
 from visionq.errors import InvalidTask, UnsupportedOption
 from visionq.inputs import ImageArgument
+from visionq.models import as_model, as_schema
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Images: TypeAlias = ImageArgument | Sequence[ImageArgument]
 
@@ -28,6 +32,7 @@ class SubmitOptions(TypedDict, total=False):
     `expires_in_seconds`: no answer is wanted after that. `start_in_seconds`: the task is not
     started before that. `idempotency_key`: the same key of the same tenant is the same task,
     however often it is submitted. `reuse`: the answer of a task that asked the same will do.
+    `schema`: JSON Schema, or a pydantic model, that the answer has to fit.
     """
 
     max_new_tokens: int | None
@@ -35,7 +40,7 @@ class SubmitOptions(TypedDict, total=False):
     top_p: float
     seed: int | None
     num_crops: int | None
-    schema: dict[str, Any] | None
+    schema: dict[str, Any] | type[BaseModel] | None
     reuse: bool
     lane: Lane | str
     expires_in_seconds: float | None
@@ -71,6 +76,11 @@ class Submission:
     def is_idempotent(self) -> bool:
         return bool(self.options and self.options.get("idempotency_key"))
 
+    @property
+    def model(self) -> type[BaseModel] | None:
+        """What the answer's value is to be an instance of."""
+        return as_model((self.options or {}).get("schema"))
+
 
 def draft(submission: Submission, images: tuple[ImageRef, ...]) -> Task:
     """The task of a submission, with those of its images that are stored already.
@@ -96,8 +106,6 @@ def _build(
 ) -> Task:
     if notify is not None:
         raise UnsupportedOption("notify: webhooks are not carried out by this version")
-    if options.get("schema") is not None:
-        raise UnsupportedOption("schema: schema output is not carried out by this version")
     return Task(
         id=_task_id(tenant, idempotency_key),
         kind=kind,
@@ -163,6 +171,8 @@ def _labels(given: object) -> dict[str, str]:
 
 
 def _options(given: dict[str, Any]) -> Options:
+    if given.get("schema") is not None:
+        given = {**given, "schema": as_schema(given["schema"])}
     try:
         return Options(**given)
     except TypeError as exc:

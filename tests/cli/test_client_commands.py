@@ -62,6 +62,35 @@ def test_submit_as_json_says_where_the_result_will_be(idle: Env, picture: Path) 
     assert said == {"id": said["id"], "result_key": f"results/{said['id']}.json"}
 
 
+def test_the_schema_is_read_from_a_file(
+    idle: Env, picture: Path, raw: redis.Redis, names: Names, tmp_path: Path
+) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "boolean"}')
+    submitted = visionq(idle, "submit", "ask", picture, "-q", "Is it red?", "--schema", file)
+    assert submitted.exit_code == 0, submitted.stderr
+    record = raw.hget(names.record(submitted.stdout.strip()), "task")
+    assert json.loads(str(record))["options"]["schema"] == {"type": "boolean"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read as JSON"),
+        ('{"oneOf": []}', "schema at /oneOf"),
+        ("5", "neither a JSON"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_a_usage_error(
+    idle: Env, picture: Path, tmp_path: Path, content: str, said: str
+) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text(content)
+    submitted = visionq(idle, "submit", "describe", picture, "--schema", file)
+    assert submitted.exit_code == 2
+    assert said in submitted.stderr
+
+
 def test_every_option_of_submit_reaches_the_task(
     idle: Env, picture: Path, raw: redis.Redis, names: Names
 ) -> None:

@@ -34,11 +34,16 @@ class HandWorker:
         attempt = self.start(task_id)
         assert self.records.move(task_id, state, fence=attempt.fence, **fields)
 
-    def succeed(self, task_id: str, text: str = "a hand-made answer") -> None:
+    def succeed(self, task_id: str, text: str = "a hand-made answer", value: Any = None) -> None:
         """Result object first, then the record: the executor's order."""
         task = self.task(task_id)
         result = Result(
-            task_id=task_id, kind=task.kind, state=State.SUCCESS, finished_at=0.0, text=text
+            task_id=task_id,
+            kind=task.kind,
+            state=State.SUCCESS,
+            finished_at=0.0,
+            text=text,
+            value=value,
         )
         self.store.put(result_key(task_id), dump_result(result))
         self.end(task_id, State.SUCCESS)

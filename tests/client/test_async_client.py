@@ -94,6 +94,7 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
         "detect",
         "from_settings",
         "ocr",
+        "parsed",
         "recent",
         "result",
         "status",
@@ -108,7 +109,7 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
 
 def test_both_handles_have_the_same_names() -> None:
     assert public(TaskHandle) == public(AsyncTaskHandle)
-    assert sorted(public(TaskHandle)) == ["cancel", "result", "status", "wait"]
+    assert sorted(public(TaskHandle)) == ["cancel", "parsed", "result", "status", "wait"]
     for handle in (TaskHandle, AsyncTaskHandle):
         assert isinstance(handle.result_key, property)
 

@@ -12,7 +12,7 @@ import redis
 from tests.client.hand_worker import HandWorker
 from visionq import Client, InvalidTask, Kind, StoreAddress
 from visionq.contract import is_task_id
-from visionq.errors import UnknownKind, UnsupportedOption, WrongImageCount
+from visionq.errors import SchemaUnsupported, UnknownKind, UnsupportedOption, WrongImageCount
 from visionq.local import LocalUrls
 from visionq.names import Names
 
@@ -175,7 +175,10 @@ REFUSED: list[tuple[dict[str, Any], type[InvalidTask], str]] = [
     ({"images": ["inputs/a", "inputs/b"]}, WrongImageCount, "got 2"),
     ({"kind": "compare"}, WrongImageCount, "takes 2 to 8"),
     ({"kind": "ask"}, InvalidTask, "needs a question"),
-    ({"schema": {"type": "object"}}, UnsupportedOption, "schema"),
+    ({"schema": {"type": "object"}}, SchemaUnsupported, "schema at its root: an object has"),
+    ({"schema": {"oneOf": []}}, SchemaUnsupported, "schema at /oneOf: is not carried out"),
+    ({"schema": int}, SchemaUnsupported, "neither a JSON Schema nor a pydantic model"),
+    ({"schema": "object"}, SchemaUnsupported, "neither a JSON Schema nor a pydantic model"),
     ({"notify": "https://example.org/done"}, UnsupportedOption, "notify"),
     ({"beams": 4}, InvalidTask, "beams"),
     ({"max_new_tokens": 0}, InvalidTask, "max_new_tokens"),

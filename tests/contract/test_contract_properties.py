@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.random_schemas import random_schema
 from visionq.contract import (
     Failure,
     ImageRef,
@@ -49,7 +50,7 @@ options = st.builds(
     top_p=st.floats(0, 1, exclude_min=True),
     seed=st.none() | st.integers(0, 2**63 - 1),
     num_crops=st.none() | st.integers(1, 16),
-    schema=st.none() | st.dictionaries(st.text(), json_values, max_size=3),
+    schema=st.none() | st.randoms(use_true_random=False).map(random_schema),
 )
 tasks = st.builds(
     Task,

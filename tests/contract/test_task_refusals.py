@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from visionq.contract import ImageRef, Options, Task, is_task_id, read_task
-from visionq.errors import InvalidTask, UnsupportedVersion
+from visionq.errors import InvalidTask, SchemaUnsupported, UnsupportedVersion
 
 TASK_ID = "0b0c1a9e-52a8-4b43-9a56-0a2f8a1d9a11"
 OTHER_ID = "7d3c0d2a-9a5f-4f6e-8f43-4b0c8a7be912"
@@ -288,3 +288,9 @@ def test_a_task_cannot_be_built_around_the_checks() -> None:
 def test_a_task_of_a_later_version_is_refused_for_that_and_not_for_its_new_fields() -> None:
     with pytest.raises(UnsupportedVersion, match="reads contract version 1, not 2"):
         read_task(message(version=2, colour="red"))
+
+
+def test_a_schema_that_is_not_carried_out_is_refused_with_its_pointer() -> None:
+    with pytest.raises(SchemaUnsupported) as caught:
+        read_task(message(options={"schema": {"anyOf": [{"type": "null"}, {"not": {}}]}}))
+    assert (caught.value.code, caught.value.pointer) == ("schema_unsupported", "/anyOf/1/not")

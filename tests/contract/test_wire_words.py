@@ -50,6 +50,7 @@ def test_failure_codes_never_change() -> None:
         "unknown_kind",
         "unsupported_option",
         "unsupported_version",
+        "schema_unsupported",
         "image_count",
         "question_not_allowed",
         "input_missing",

@@ -55,6 +55,16 @@ def test_first_example_prints_key_and_answer(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("_configured")
+def test_typed_example_prints_a_book(capsys: pytest.CaptureFixture[str]) -> None:
+    source = _example("An answer of your own type").replace("schema=", "num_crops=1, schema=")
+    module = _load("typed", source)
+    printed = capsys.readouterr().out
+    assert printed == f"{module.book.title} by {module.book.author}\n"
+    assert module.task.result().value == module.book
+    module.client.close()
+
+
+@pytest.mark.usefixtures("_configured")
 def test_fastapi_example_takes_a_photo_and_gives_the_answer(pictures: Path) -> None:
     from fastapi.testclient import TestClient
 

@@ -60,6 +60,28 @@ def test_the_three_jobs_are_answered_and_stored(
     assert read_result(store.get(handle.result_key)) == result
 
 
+def test_a_schema_is_kept_by_random_weights(service: Client, pictures: Path) -> None:
+    """And one that asks for more than may be generated is cut, and says so."""
+    book = {
+        "type": "object",
+        "properties": {"title": {"type": "string", "maxLength": 30}, "year": {"type": "integer"}},
+        "required": ["title", "year"],
+    }
+    cover = pictures / "book_cover.jpg"
+    task = service.ask(cover, "Which book?", schema=book, num_crops=1, max_new_tokens=120)
+    cut = service.ask(cover, "Which book?", schema=book, num_crops=1, max_new_tokens=5)
+    result, short = task.result(SECONDS), cut.result(SECONDS)
+    assert result.text == json.dumps(result.value, ensure_ascii=False)
+    assert set(result.value) == {"title", "year"}
+    assert len(result.value["title"]) <= 30
+    assert isinstance(result.value["year"], int)
+    assert result.verdict is not None
+    assert (result.verdict.outcome, result.finish_reason) == ("ok", "stop")
+    assert short.verdict is not None
+    assert (short.value, short.verdict.outcome) == (None, "degraded")
+    assert short.verdict.reasons == ("truncated",)
+
+
 def test_the_record_ends_with_the_result(service: Client, pictures: Path) -> None:
     handle = service.describe(pictures / "shelf_before.png", max_new_tokens=4)
     status = handle.wait(SECONDS)

@@ -68,7 +68,7 @@ BAD_TASKS: dict[str, tuple[Any, str]] = {
     ),
     "schema": (
         {"kind": "ask", "images": [IMAGE], "question": "Go", "options": {"schema": {"type": "x"}}},
-        "unsupported_option",
+        "schema_unsupported",
     ),
     "newer contract": ({"kind": "ocr", "images": [IMAGE], "version": 99}, "unsupported_version"),
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 from PIL import Image
+from pydantic import BaseModel
 
 from visionq import (
     AsyncClient,
@@ -15,6 +16,7 @@ from visionq import (
     ImageRef,
     Kind,
     Lane,
+    NoValue,
     Options,
     Result,
     State,
@@ -130,6 +132,24 @@ def read(handle: TaskHandle) -> str:
     return result.text or ""
 
 
+class Book(BaseModel):
+    title: str
+
+
+def ask_for_a_type(client: Client, handle: TaskHandle) -> str:
+    assert_type(client.ask("cover.jpg", "Which book?", schema=Book), TaskHandle)
+    assert_type(client.ocr("cover.jpg", schema={"type": "null"}), TaskHandle)
+    Submission("ocr", "cover.jpg", options={"schema": Book})
+    client.ocr("cover.jpg", schema=int)  # type: ignore[arg-type]
+    client.ocr("cover.jpg", schema="Book")  # type: ignore[arg-type]
+    try:
+        assert_type(handle.parsed(Book, timeout=60), Book)
+    except NoValue as error:
+        assert_type(error.result, Result | None)
+        raise
+    return client.parsed(handle.id, Book).title
+
+
 def use_a_client_by_ids(client: Client, task_id: str) -> None:
     assert_type(client.task(task_id), TaskHandle)
     assert_type(client.status(task_id), Status)
@@ -157,6 +177,8 @@ async def use_the_asyncio_client(paths: Sequence[Path]) -> None:
         assert_type(await client.recent(), list[Status])
         assert_type(client.task(handle.id), AsyncTaskHandle)
         assert_type(await client.result(handle.id), Result)
+        assert_type(await handle.parsed(Book), Book)
+        assert_type(await client.parsed(handle.id, Book, timeout=60), Book)
 
 
 class Upload:

@@ -62,15 +62,15 @@ class RaisingEngine(ScriptedEngine):
             {"question": None}, "invalid_task", "kind 'ask' needs a question", id="no question"
         ),
         pytest.param(
-            {"options": Options(schema={})},
-            "unsupported_option",
-            "schema and notify are not carried out",
-            id="schema",
+            {"options": Options(schema={"const": "<|end|>"})},
+            "prompt_tags",
+            "the schema contains a tag such as <|end|>",
+            id="tag in the schema",
         ),
         pytest.param(
             {"notify": "https://example.org/hook"},
             "unsupported_option",
-            "schema and notify are not carried out",
+            "notify is not carried out",
             id="webhook",
         ),
         pytest.param(

@@ -18,6 +18,7 @@ from visionq.names import result_key
 from visionq.objects import ObjectStore
 from visionq.records import Attempt, Records
 from visionq_worker.commits import Commits
+from visionq_worker.documents import read_document
 from visionq_worker.engine.request import Engine
 from visionq_worker.errors import Postponed, TakenOver, TaskError
 from visionq_worker.gate import StoreGate
@@ -198,8 +199,8 @@ class Executor:
         run.seconds["queue"] = max(0.0, run.attempt.now - run.attempt.submitted_at)
         if run.is_overdue():
             raise TaskError(FailureCode.EXPIRED, "the deadline passed before the task was started")
-        if task.options.schema is not None or task.notify is not None:
-            raise TaskError(FailureCode.UNSUPPORTED_OPTION, "schema and notify are not carried out")
+        if task.notify is not None:
+            raise TaskError(FailureCode.UNSUPPORTED_OPTION, "notify is not carried out")
         try:
             run.kind = find_kind(self._kinds, task.kind)
             run.kind.check(task.kind, len(task.images), task.question)
@@ -244,8 +245,11 @@ class Executor:
         is_loop = reason == "loop"
         kept = len(completion.token_ids) - (completion.num_repeated if is_loop else 0)
         text = self._engine.decode(completion.token_ids[:kept]).strip()
-        value = parse(text, kind.parser, run.sizes[0])
-        verdict = judge(text, value, finish_reason=reason, parser=kind.parser)
+        if schema := run.task.options.schema:
+            value, verdict = read_document(text, schema, finish_reason=reason)
+        else:
+            value = parse(text, kind.parser, run.sizes[0])
+            verdict = judge(text, value, finish_reason=reason, parser=kind.parser)
         return answer(run, self._maker, text=text, value=value, verdict=verdict)
 
     def _give_way(self, run: Run) -> State:

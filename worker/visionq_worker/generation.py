@@ -15,14 +15,21 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from visionq.contract import FailureCode
 from visionq.errors import BrokerUnavailable
-from visionq_worker.engine.errors import EngineBroken, EngineClosed, EngineError, RequestTooLong
+from visionq.schemas import strict_schema
+from visionq_worker.engine.errors import (
+    EngineBroken,
+    EngineClosed,
+    EngineError,
+    RequestInvalid,
+    RequestTooLong,
+)
 from visionq_worker.engine.request import Request
 from visionq_worker.errors import TakenOver, TaskError
 from visionq_worker.sharing import Flight, Flights
 
 if TYPE_CHECKING:
     from visionq.records import Records
-    from visionq_worker.engine.request import Engine, Handle
+    from visionq_worker.engine.request import Engine, Handle, LogitMask
     from visionq_worker.postponing import Postponing
     from visionq_worker.results import Run
 
@@ -70,12 +77,24 @@ class Generation:
             temperature=run.sampling.temperature,
             top_p=run.sampling.top_p,
             seed=run.sampling.seed,
-            loop_tokens=run.kind.loop_tokens,
+            # A document may say the same again, and its schema gives it an end.
+            loop_tokens=None if run.task.options.schema else run.kind.loop_tokens,
             # Riders may have different ones, and each looks at its own.
             deadline=run.deadline() if has_deadline else None,
+            logit_mask=self._mask(run),
         )
         with self._engine_errors(run):
             return self._engine.submit(request)
+
+    def _mask(self, run: Run) -> LogitMask | None:
+        """What holds the answer to the task's schema."""
+        schema = run.task.options.schema
+        if schema is None:
+            return None
+        try:
+            return self._engine.mask(strict_schema(schema))
+        except RequestInvalid as error:
+            raise TaskError(FailureCode.SCHEMA_UNSUPPORTED, str(error)) from error
 
     def _fitting_tokens(self, run: Run) -> int:
         """How much may be generated; what the task itself asked for must fit."""

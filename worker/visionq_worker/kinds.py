@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from visionq.contract import FailureCode, Task
 from visionq.kinds import Kind
+from visionq_worker.documents import instruction
 from visionq_worker.errors import TaskError
 
 CROPS_FOR_ONE_IMAGE = 16
@@ -44,6 +45,8 @@ def render(task: Task, kind: Kind) -> Prompt:
     if _MODEL_TAGS.search(question):
         raise TaskError(FailureCode.PROMPT_TAGS, "the question contains a tag such as <|end|>")
     text = kind.prompt.replace("{question}", question).strip()
+    if task.options.schema is not None:
+        text = f"{text}\n{instruction(task.options.schema)}".lstrip()
     tags = "".join(f"<|image_{number}|>\n" for number in range(1, len(task.images) + 1))
     several = len(task.images) > 1
     options = task.options

@@ -20,6 +20,7 @@ from visionq.contract import (
 )
 from visionq.kinds import Kind, Retry
 from visionq.records import Attempt
+from visionq_worker.documents import schema_digest
 from visionq_worker.engine.request import Completion, EngineInfo
 from visionq_worker.errors import TaskError
 from visionq_worker.kinds import Prompt
@@ -202,6 +203,7 @@ def _provenance(run: Run, maker: Maker) -> Provenance:
         seed=run.sampling.seed if run.sampling else run.task.options.seed,
         num_crops=run.prompt.num_crops if run.prompt else None,
         decoding=maker.decoding,
+        schema_digest=schema_digest(run.task.options.schema),
         versions=dict(maker.versions),
         worker=maker.worker,
         attempt=run.attempt.number,

@@ -1,0 +1,66 @@
+"""Random schemas, random weights: whatever the model would like to say, the document fits.
+
+Nothing but the grammar keeps these answers in form. They are checked by `jsonschema` against the
+schema as it was given, not against our strict form of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.engine.rig import open_rig, text_inputs
+from tests.support.random_schemas import random_schema
+from tests.support.tiny import tiny_model
+from visionq.schemas import strict_schema
+from visionq_worker.documents import read_document
+from visionq_worker.engine.request import Request
+
+MAX_NEW_TOKENS = 6_000
+"""Random weights end no string and no list of themselves, but only where its limit is reached."""
+
+Validator = jsonschema.Draft202012Validator
+
+
+def misfits(num_schemas: int, seed: int, temperature: float) -> Iterator[tuple[Any, str, str]]:
+    """The schemas whose documents are not as they should be: schema, document, why."""
+    random = Random(seed)
+    schemas = [random_schema(random) for _ in range(num_schemas)]
+    options = {"num_pages": 400, "max_running": 16, "max_context_tokens": 8192}
+    with open_rig(**options) as rig:  # type: ignore[arg-type]
+        handles = [
+            rig.engine.submit(
+                Request(
+                    inputs=text_inputs(tiny_model(), 12, number),
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    temperature=temperature,
+                    seed=number,
+                    logit_mask=rig.engine.mask(strict_schema(schema)),
+                )
+            )
+            for number, schema in enumerate(schemas)
+        ]
+        for schema, handle in zip(schemas, handles, strict=True):
+            completion = handle.result()
+            text = rig.engine.decode(completion.token_ids)
+            value, verdict = read_document(text, schema, finish_reason=completion.finish_reason)
+            validator = Validator(schema, format_checker=Validator.FORMAT_CHECKER)
+            if verdict.outcome != "ok":
+                yield schema, text, ", ".join(verdict.reasons)
+            elif errors := list(validator.iter_errors(value)):
+                yield schema, text, errors[0].message
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_20_of_20_documents_fit_their_schemas(temperature: float) -> None:
+    assert list(misfits(20, seed=3, temperature=temperature)) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_500_of_500_documents_fit_their_schemas(temperature: float) -> None:
+    assert list(misfits(500, seed=1, temperature=temperature)) == []
