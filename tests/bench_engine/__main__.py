@@ -12,6 +12,7 @@ from tests.bench.program import Bars, run_bench
 from tests.bench_engine.bar_cpu import measure_cpu
 from tests.bench_engine.bar_develop import measure_develop
 from tests.bench_engine.bar_loop import measure_loop
+from tests.bench_engine.bar_masks import measure_masks
 from tests.bench_engine.bar_overlap import measure_overlap
 from tests.bench_engine.bar_prepare import measure_prepare
 from tests.bench_engine.bar_queue import measure_queue
@@ -23,6 +24,7 @@ BARS: Bars = {
     "loop": measure_loop,
     "prepare": measure_prepare,
     "develop": measure_develop,
+    "masks": measure_masks,
 }
 
 if __name__ == "__main__":
