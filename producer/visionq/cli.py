@@ -28,6 +28,7 @@ from visionq.shell import (
     Session,
     json_option,
     print_json,
+    read_fields,
     read_schema,
     reported,
     timeout_option,
@@ -111,6 +112,14 @@ def up(
     type=click.Path(path_type=Path),
     callback=read_schema,
     help="File with the JSON Schema that the answer has to fit.",
+)
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    callback=read_fields,
+    metavar="NAME[:TYPE]",
+    help="A field to be read: str, int, float or bool. May be repeated; instead of --schema.",
 )
 @click.option("--lane", default="interactive", show_default=True, help="interactive or bulk.")
 @click.option("--expires-in-seconds", type=float, help="No answer is wanted after that.")

@@ -25,6 +25,7 @@ from visionq.errors import (
     VisionqError,
     WaitTimeout,
 )
+from visionq.fields import read_field
 from visionq.settings import FILE_VARIABLE, Settings, load_settings
 
 EXIT_NO_ANSWER = 1
@@ -115,6 +116,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 timeout_option = click.option(
     "--timeout", type=click.FloatRange(min=0), help="Seconds to wait; default: for ever."
 )
+
+
+def read_fields(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> Any:
+    """The names and types that the options give; None without any."""
+    try:
+        return dict(read_field(text) for text in given) or None
+    except InvalidTask as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 def read_schema(_context: click.Context, _option: click.Parameter, file: Path | None) -> Any:

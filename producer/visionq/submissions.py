@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 from visionq.contract import ImageRef, Lane, Options, Task
 from visionq.errors import InvalidTask, UnsupportedOption
+from visionq.fields import FieldType, schema_of_fields
 from visionq.inputs import ImageArgument
 from visionq.models import as_model, as_schema
 
@@ -32,7 +33,8 @@ class SubmitOptions(TypedDict, total=False):
     `expires_in_seconds`: no answer is wanted after that. `start_in_seconds`: the task is not
     started before that. `idempotency_key`: the same key of the same tenant is the same task,
     however often it is submitted. `reuse`: the answer of a task that asked the same will do.
-    `schema`: JSON Schema, or a pydantic model, that the answer has to fit.
+    `schema`: JSON Schema, or a pydantic model, that the answer has to fit. `fields`: instead of it,
+    names and types of what is to be read; each is None where the picture does not say it.
     """
 
     max_new_tokens: int | None
@@ -41,6 +43,7 @@ class SubmitOptions(TypedDict, total=False):
     seed: int | None
     num_crops: int | None
     schema: dict[str, Any] | type[BaseModel] | None
+    fields: Mapping[str, FieldType] | None
     reuse: bool
     lane: Lane | str
     expires_in_seconds: float | None
@@ -171,8 +174,13 @@ def _labels(given: object) -> dict[str, str]:
 
 
 def _options(given: dict[str, Any]) -> Options:
-    if given.get("schema") is not None:
-        given = {**given, "schema": as_schema(given["schema"])}
+    fields, schema = given.pop("fields", None), given.get("schema")
+    if fields is not None and schema is not None:
+        raise InvalidTask("give either fields or a schema")
+    if fields is not None:
+        given["schema"] = schema_of_fields(fields)
+    elif schema is not None:
+        given["schema"] = as_schema(schema)
     try:
         return Options(**given)
     except TypeError as exc:

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from tests.cli.commands import json_lines, json_of, visionq
+from visionq.fields import schema_of_fields
 from visionq.names import Names
 from visionq.objects import ObjectStore
 
@@ -89,6 +90,17 @@ def test_a_schema_that_cannot_be_used_is_a_usage_error(
     submitted = visionq(idle, "submit", "describe", picture, "--schema", file)
     assert submitted.exit_code == 2
     assert said in submitted.stderr
+
+
+def test_fields_are_named_one_by_one(
+    idle: Env, picture: Path, raw: redis.Redis, names: Names
+) -> None:
+    submitted = visionq(idle, "submit", "ocr", picture, "--field", "title", "--field", "year:int")
+    assert submitted.exit_code == 0, submitted.stderr
+    task = json.loads(str(raw.hget(names.record(submitted.stdout.strip()), "task")))
+    assert task["options"]["schema"] == schema_of_fields({"title": str, "year": int})
+    wrong = visionq(idle, "submit", "ocr", picture, "--field", "year:date")
+    assert (wrong.exit_code, "str, int, float, bool" in wrong.stderr) == (2, True)
 
 
 def test_every_option_of_submit_reaches_the_task(

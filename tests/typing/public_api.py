@@ -140,6 +140,8 @@ def ask_for_a_type(client: Client, handle: TaskHandle) -> str:
     assert_type(client.ask("cover.jpg", "Which book?", schema=Book), TaskHandle)
     assert_type(client.ocr("cover.jpg", schema={"type": "null"}), TaskHandle)
     Submission("ocr", "cover.jpg", options={"schema": Book})
+    assert_type(client.ocr("cover.jpg", fields={"title": str, "year": int}), TaskHandle)
+    client.ocr("cover.jpg", fields={"title": list})  # type: ignore[dict-item]
     client.ocr("cover.jpg", schema=int)  # type: ignore[arg-type]
     client.ocr("cover.jpg", schema="Book")  # type: ignore[arg-type]
     try:
