@@ -26,7 +26,7 @@ test-long: setup ## the tests that the quick suite leaves out, minutes
 faults: setup ## the fault matrix at full size and its control, about an hour; FLAGS=--stock: the control alone
 	@$(PYTHON_ENV)/python -m tests.faults --full $(FLAGS)
 
-soak: setup ## 30,000 tasks while memory and keys are followed, eight minutes; FLAGS=--count=100000
+soak: setup ## 60,000 tasks while memory and keys are followed, ten minutes; FLAGS=--count=100000
 	@$(PYTHON_ENV)/python -m tests.faults.soak $(FLAGS)
 
 check: lint types imports ## everything that reads the code without running it

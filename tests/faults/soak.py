@@ -5,7 +5,7 @@ simulated device answer them for minutes, and their resident memory and Redis's 
 every other second. Of ten tasks eight ask something new, one asks what the one before asked, and
 one asks about a picture that is not there. Records live for a minute, so that Redis too can settle;
 a key that is neither a task's nor one of the fixed ones makes the row red. Memory is judged over
-20,000 tasks after a warm-up, by the least-squares slope over the worker's own tasks. The exit code
+50,000 tasks after a warm-up, by the least-squares slope over the worker's own tasks. The exit code
 is 1 when the row is red.
 """
 
@@ -37,7 +37,7 @@ from visionq.names import Names
 NUM_WORKERS = 2
 NUM_WARM_UP = 10_000
 """Tasks of all workers until threads, arenas and caches have grown to their size."""
-NUM_TASKS = NUM_WARM_UP + 20_000
+NUM_TASKS = NUM_WARM_UP + 50_000
 CONCURRENCY = 16
 MOST_OPEN = 100
 """Tasks that are accepted and not answered, in queues and hands together."""
