@@ -18,8 +18,11 @@ from visionq_worker.leases import Leases
 
 log = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 1.0
+TURN_SECONDS = 1.0
 TURNS_PER_LEASE = 12
+SWEEP_SECONDS = 1.0
+SWEEPS_PER_LEASE = 4
+"""Of a short lease, so that what comes on top of it is short, too."""
 RENEWALS_PER_LEASE = 3
 
 
@@ -40,6 +43,7 @@ class Keeper:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._renews_at = 0.0
+        self._sweep_seconds = min(SWEEP_SECONDS, leases.lease_seconds / SWEEPS_PER_LEASE)
         self._sweeps_at = 0.0
 
     def start(self) -> None:
@@ -50,7 +54,7 @@ class Keeper:
         self._thread.join()
 
     def _run(self) -> None:
-        seconds = min(SWEEP_SECONDS, self._leases.lease_seconds / TURNS_PER_LEASE)
+        seconds = min(TURN_SECONDS, self._leases.lease_seconds / TURNS_PER_LEASE)
         while not self._stopping.wait(seconds):
             try:
                 self._turn()
@@ -64,7 +68,7 @@ class Keeper:
         if monotonic() >= self._renews_at:
             self._renew()
         if monotonic() >= self._sweeps_at:
-            self._sweeps_at = monotonic() + SWEEP_SECONDS
+            self._sweeps_at = monotonic() + self._sweep_seconds
             self._sweep()
             self._pulse.broker_answered()
 
