@@ -21,7 +21,7 @@ from visionq_worker.app import EXIT_BROKEN, EXIT_START, GIVE_BACK_SECONDS
 
 def killed_at_random(world: World) -> Report:
     """Row 1: kill -9 of workers at random moments; the others take their tasks."""
-    count, rate, num_kills = world.pick((80, 16.0, 4), (1500, 25.0, 25))
+    count, rate, num_kills = world.pick((80, 16.0, 4), (3000, 25.0, 52))
     pauses = world.pick((0.6, 1.2), (1.5, 3.0))
     with world.scene("killed-at-random") as scene:
         slots = scene.crew.add(scene.spec(), count=2)
