@@ -18,6 +18,7 @@ from tests.faults.journal import Line
 from tests.faults.spec import Sort
 from visionq.contract import Lane
 from visionq.names import Names
+from visionq_worker.lease_scripts import SUSPECT_STRIKES
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +30,8 @@ class Report:
     changed: list[str]
     duplicates: int
     redeliveries: list[float]
+    suspects: list[float]
+    """As `redeliveries`, of tasks with which more than one worker died."""
     own_exits: list[Exit]
     leftovers: dict[str, int]
     faults: str = ""
@@ -72,19 +75,27 @@ def count_duplicates(lines: Iterable[Line], excused: Mapping[str, int]) -> int:
     return sum(max(0, count - 1 - allowed[task_id]) for task_id, count in runs.items())
 
 
-def find_redeliveries(lines: Sequence[Line], exits: Iterable[Exit]) -> list[float]:
-    """Seconds from a worker's death to the next start of each task that died with it."""
+def find_redeliveries(
+    lines: Sequence[Line], exits: Iterable[Exit]
+) -> tuple[list[float], list[float]]:
+    """Seconds from a worker's death to the next start of each task that died with it.
+
+    Apart from them those of suspects, with which others had died before: they wait until a worker
+    has nothing else in hand.
+    """
     takes: dict[str, list[Line]] = {}
     for line in lines:
         if line.what == "take":
             takes.setdefault(line.task_id, []).append(line)
-    seconds = []
-    for gone in exits:
+    deaths: Counter[str] = Counter()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for gone in sorted(exits, key=lambda gone: gone.at):
         for task_id in gone.in_hand:
+            deaths[task_id] += 1
             later = [take.at for take in takes[task_id] if take.at > gone.at]
             if later:
-                seconds.append(min(later) - gone.at)
-    return sorted(seconds)
+                seconds[deaths[task_id] >= SUSPECT_STRIKES].append(min(later) - gone.at)
+    return sorted(seconds[0]), sorted(seconds[1])
 
 
 def find_leftovers(raw: redis.Redis, names: Names, sort: Sort) -> dict[str, int]:

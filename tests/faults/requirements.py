@@ -6,13 +6,17 @@ from tests.faults.oracle import Report
 from tests.faults.scene import Scene
 
 REDELIVERY_SLACK_SECONDS = 2.0
-"""Beyond the lease: a sweep each second, and a turn of the queue."""
+"""Beyond the lease: a sweep, and a turn of the queue."""
+EMPTYING_SECONDS = 3.0
+"""Until a worker has nothing else in hand: the longest task, and the way to it."""
 
 
 def require_quick_redelivery(scene: Scene, report: Report) -> None:
     slowest = max(report.redeliveries, default=0.0)
     most = scene.lease_seconds + REDELIVERY_SLACK_SECONDS
     report.require(slowest <= most, f"redelivered after {slowest:.1f} s, more than {most:g} s")
+    if report.suspects:
+        report.within("suspects after", max(report.suspects), most + EMPTYING_SECONDS)
 
 
 def require_no_own_exits(report: Report, *, but: int | None = None) -> None:

@@ -240,12 +240,14 @@ class Scene:
     def _look(self, faults: str, leftovers: dict[str, int]) -> Report:
         accepted, puts = sorted(set(self.producer.accepted)), self.gate.puts()
         lines, exits = self.journal.lines(), list(self.crew.exits)
+        redeliveries, suspects = oracle.find_redeliveries(lines, exits)
         return Report(
             accepted=len(accepted),
             lost=oracle.find_lost(accepted, puts),
             changed=oracle.find_changed(puts),
             duplicates=oracle.count_duplicates(lines, self.crew.excused),
-            redeliveries=oracle.find_redeliveries(lines, exits),
+            redeliveries=redeliveries,
+            suspects=suspects,
             own_exits=self.crew.own_exits(),
             leftovers=leftovers,
             faults=faults,

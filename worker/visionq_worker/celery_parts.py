@@ -8,9 +8,10 @@ from functools import partial
 from time import sleep
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.backends.redis import RedisBackend
 from celery.concurrency.thread import TaskPool
+from celery.exceptions import Reject
 from celery.worker.consumer import Consumer as CeleryConsumer
 from redis import RedisError
 
@@ -70,28 +71,44 @@ class Backend(RedisBackend):  # type: ignore[misc]
 
 
 class Pool(TaskPool):  # type: ignore[misc]
-    """Threads that settle a message in any case.
+    """Threads that settle a task's message themselves, in any case, and before Celery does.
 
-    Celery's lose an exception of its own tracing, which need not be the task's: an errback of a
-    foreign sender may be none. The message would stay claimed, and its slot taken, for as long as
-    the worker lives.
+    Celery would do it in its event loop: when Redis is slow, and many tasks end at once, the loop
+    would come to the replies of its claims when their leases are over. And it loses an exception of
+    its own tracing, which need not be the task's: an errback of a foreign sender may be none. The
+    message would stay claimed, and its slot taken, for as long as the worker lives.
     """
 
     def on_apply(self, target: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        return super().on_apply(partial(_trace, target), *args, **options)
+        return super().on_apply(partial(self._trace, target), *args, **options)
 
+    def _trace(
+        self, target: Callable[..., Any], task: Any, task_id: str, request: Any, *args: Any
+    ) -> Any:
+        """What Celery's tracing returns: is it a failure, what came out, seconds.
 
-def _trace(target: Callable[..., Any], task: Any, task_id: str, *args: Any) -> Any:
-    """What Celery's tracing returns: is it a failure, what came out, seconds.
-
-    After such a failure Celery settles the message. If the task is not done, its record says so,
-    and the reconciler sends it again.
-    """
-    try:
-        return target(task, task_id, *args)
-    except Exception as error:
-        log.exception("Celery could not end task %s", task_id)
+        If a task is not done after a failure of the tracing itself, its record says so, and the
+        reconciler sends it again.
+        """
         try:
-            raise RuntimeError(f"Celery could not end the task: {error}") from None
-        except RuntimeError:
-            return 1, ExceptionInfo(internal=True), 0.0
+            outcome = target(task, task_id, request, *args)
+        except Exception as error:
+            log.exception("Celery could not end task %s", task_id)
+            outcome = 1, _as_failure(error), 0.0
+        if not _is_rejected(outcome):
+            self.app.visionq_service.leases.ack(request["properties"]["delivery_tag"])
+        return outcome
+
+
+def _is_rejected(outcome: Any) -> bool:
+    """Whether the message goes back, which is Celery's to do."""
+    is_failed, value, _ = outcome
+    error = value.exception if is_failed else None
+    return isinstance(error.exc if isinstance(error, ExceptionWithTraceback) else error, Reject)
+
+
+def _as_failure(error: Exception) -> ExceptionInfo:
+    try:
+        raise RuntimeError(f"Celery could not end the task: {error}") from None
+    except RuntimeError:
+        return ExceptionInfo(internal=True)

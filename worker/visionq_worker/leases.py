@@ -121,8 +121,11 @@ class Leases:
             return list(self._held)
 
     def ack(self, claim: str) -> None:
-        """The message is done with."""
-        self._say(claim, partial(self._run, self._ack, claim))
+        """The message is done with. Nothing to do when it is settled already."""
+        with self._lock:
+            is_held = claim in self._held
+        if is_held:
+            self._say(claim, partial(self._run, self._ack, claim))
 
     def give_back(self, claim: str) -> None:
         """Put the message back, to be the next one taken from its queue."""
