@@ -242,6 +242,7 @@ def test_a_task_that_was_buried_is_replayed_and_answered_under_its_id(
 
     claim = undertaker.claim()
     assert claim is not None
+    undertaker.leases.took(claim)
     answer = bench.executor.execute(task)
     undertaker.leases.ack(claim)
     assert isinstance(answer, Result)
