@@ -213,6 +213,23 @@ def cancel(session: Session, task_id: str, as_json: bool) -> None:
         sys.exit(EXIT_UNKNOWN)
 
 
+@main.command(
+    add_help_option=False, context_settings={"ignore_unknown_options": True}, options_metavar=""
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="KIND IMAGES... [OPTIONS]")
+@click.pass_obj
+@reported
+def render(session: Session, arguments: tuple[str, ...]) -> None:
+    """Show the prompt of a task and its tokens, without a queue (visionq-worker render)."""
+    from visionq.up import WorkerMissing, call_worker
+
+    settings = ["--settings", str(session.file)] if session.file else []
+    try:
+        sys.exit(call_worker(*settings, "render", *arguments))
+    except WorkerMissing as missing:
+        raise click.UsageError(str(missing)) from missing
+
+
 @main.command("ls")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @json_option

@@ -136,7 +136,13 @@ def _stop(worker: subprocess.Popen[bytes]) -> None:
         worker.wait()
 
 
+def call_worker(*arguments: str) -> int:
+    """Exit code of `visionq-worker ARGUMENTS`, run in this terminal. Raises `WorkerMissing`."""
+    return subprocess.call([_find_worker(), *arguments])  # noqa: S603  # our own command
+
+
 def _find_worker() -> str:
+    """The command of the worker's distribution. Raises `WorkerMissing`."""
     beside = Path(sys.executable).with_name("visionq-worker")
     found = str(beside) if beside.exists() else shutil.which("visionq-worker")
     if found is None:

@@ -1,4 +1,4 @@
-"""`visionq-worker`: run a worker, or check whether one could run.
+"""`visionq-worker`: run a worker, check whether one could run, or show what it would be asked.
 
 Exit codes: 0 done, 1 a check failed or the worker broke down, 2 wrong usage or settings,
 3 the worker could not start (it has taken no message).
@@ -12,15 +12,21 @@ import os
 import socket
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from visionq.errors import SettingsError
+from visionq.errors import InvalidTask, SettingsError
 from visionq.settings import Settings, load_settings
+from visionq.shell import read_fields, read_schema
+from visionq.submissions import Submission
 from visionq_worker import __version__
-from visionq_worker.errors import StartError
+from visionq_worker.errors import StartError, TaskError
+
+if TYPE_CHECKING:
+    from visionq.submissions import SubmitOptions
 
 EXIT_USAGE = 2
 
@@ -126,6 +132,51 @@ def probe(file: Path | None, what: str) -> None:
     reason = problem(health_file, must_be_ready=what == "ready")
     click.echo(what if reason is None else f"not {what}: {reason}")
     sys.exit(0 if reason is None else 1)
+
+
+@main.command()
+@click.argument("kind")
+@click.argument("images", nargs=-1, required=True)
+@click.option("--question", "-q", help="In place of the kind's own.")
+@click.option("--max-new-tokens", type=int, help="As for visionq submit.")
+@click.option("--num-crops", type=int, help="As for visionq submit.")
+@click.option("--schema", type=click.Path(path_type=Path), callback=read_schema)
+@click.option("--field", "fields", multiple=True, callback=read_fields, metavar="NAME[:TYPE]")
+@click.option("--model", "source", help="As for run.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def render(
+    file: Path | None,
+    /,
+    kind: str,
+    images: tuple[str, ...],
+    question: str | None,
+    source: str | None,
+    *,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show the prompt of a task about IMAGES (paths, or sizes such as 1024x768) and its tokens."""
+    settings = _settings(file, model={"source": source})
+    from visionq_worker.rendering import render_submission
+
+    submission = Submission(kind, list(images), question, cast("SubmitOptions", options))
+    try:
+        rendering = render_submission(submission, images, settings)
+    except (InvalidTask, TaskError, StartError) as error:
+        click.echo(f"visionq-worker: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+    if as_json:
+        click.echo(json.dumps(asdict(rendering), ensure_ascii=False))
+        return
+    click.echo(rendering.text)
+    click.echo(f"{rendering.num_tokens} tokens, {_listed(rendering.image_tokens)} of them images'")
+    click.echo(f"num_crops {rendering.num_crops}, max_new_tokens {rendering.max_new_tokens}")
+    click.echo(f"{rendering.kind}, version {rendering.version}, digest {rendering.digest}")
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return " + ".join(map(str, numbers))
 
 
 def _set_up_logging(settings: Settings) -> None:

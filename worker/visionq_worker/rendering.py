@@ -1,0 +1,105 @@
+"""The prompt that the model would get for a task, and how many tokens it takes.
+
+Asks the tokenizer and the images themselves: no weights, no device, no queue, no store. Importing
+this brings torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionq.contract import FailureCode, ImageRef
+from visionq.errors import InvalidImage
+from visionq.kinds import find_kind
+from visionq.submissions import draft
+from visionq_worker.developing import Upright
+from visionq_worker.errors import StartError, TaskError
+from visionq_worker.images import ImageLimits, open_image, set_up_pillow
+from visionq_worker.kinds import render
+from visionq_worker.loading import choose
+from visionq_worker.model.checkpoint import DESCRIPTIONS, find_checkpoint
+from visionq_worker.model.errors import ImageShapeError, InputError, ModelLoadError
+from visionq_worker.model.geometry import Size, num_image_tokens
+from visionq_worker.model.processor import Phi3VProcessor
+
+if TYPE_CHECKING:
+    from visionq.settings import ModelSettings, Settings
+    from visionq.submissions import Submission
+
+_SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """A prompt and its figures. `digest` is the one that a result's provenance would carry."""
+
+    text: str
+    num_tokens: int  # of the whole prompt
+    image_tokens: tuple[int, ...]  # per image
+    num_crops: int
+    max_new_tokens: int
+    kind: str
+    version: int
+    digest: str
+
+
+def render_submission(
+    submission: Submission, images: Sequence[str], settings: Settings
+) -> Rendering:
+    """What a worker would make of a submission about these images: files, or `WIDTHxHEIGHT`.
+
+    Raises `InvalidTask` and `TaskError` as a submit or a worker would, and `StartError` where there
+    is no tokenizer.
+    """
+    kind = find_kind(settings.kinds, submission.kind)
+    kind.check(submission.kind, len(images), submission.question)
+    # Where they would lie in the store is of no account here.
+    places = tuple(ImageRef(ref=f"inputs/{number}") for number in range(len(images)))
+    prompt = render(draft(submission, places), kind)
+    limits = ImageLimits(
+        max_pixels=settings.limits.max_image_pixels, formats=settings.limits.image_formats
+    )
+    set_up_pillow()
+    sizes = [_size(image, limits) for image in images]
+    processor = _processor(settings.model)
+    try:
+        image_tokens = tuple(num_image_tokens(*size, prompt.num_crops) for size in sizes)
+        num_tokens = processor.num_prompt_tokens(prompt.text, sizes, prompt.num_crops)
+    except ImageShapeError as error:
+        raise TaskError(FailureCode.IMAGE_SHAPE, str(error)) from error
+    except InputError as error:
+        raise TaskError(FailureCode.PROMPT_TAGS, str(error)) from error
+    return Rendering(
+        text=prompt.text,
+        num_tokens=num_tokens,
+        image_tokens=image_tokens,
+        num_crops=prompt.num_crops,
+        max_new_tokens=prompt.max_new_tokens,
+        kind=submission.kind,
+        version=kind.version,
+        digest=prompt.digest(),
+    )
+
+
+def _size(image: str, limits: ImageLimits) -> Size:
+    """Upright, in pixels."""
+    if match := _SIZE.fullmatch(image):
+        return Size(int(match[1]), int(match[2]))
+    try:
+        content = Path(image).read_bytes()
+    except (OSError, ValueError) as exc:
+        raise InvalidImage(f"cannot read {image}: {exc}") from exc
+    return Upright(open_image(content, limits).load()).size
+
+
+def _processor(settings: ModelSettings) -> Phi3VProcessor:
+    choice = choose(settings)
+    try:
+        checkpoint = find_checkpoint(choice.source, choice.revision, DESCRIPTIONS)
+        return Phi3VProcessor.from_pretrained(checkpoint.folder)
+    except ModelLoadError as exc:
+        raise StartError(f"model: {exc}") from exc
