@@ -26,6 +26,7 @@ from visionq.errors import (
     BrokerUnavailable,
     InvalidTask,
     NoValue,
+    PromptTooLong,
     QueueFull,
     SchemaUnsupported,
     SettingsError,
@@ -38,6 +39,7 @@ from visionq.errors import (
     VisionqError,
     WaitTimeout,
 )
+from visionq.estimates import Estimate
 from visionq.kinds import Kind
 from visionq.objects import StoreAddress
 from visionq.records import QueueLimits
@@ -48,6 +50,7 @@ __all__ = [
     "AsyncTaskHandle",
     "BrokerUnavailable",
     "Client",
+    "Estimate",
     "Failure",
     "ImageRef",
     "InvalidTask",
@@ -55,6 +58,7 @@ __all__ = [
     "Lane",
     "NoValue",
     "Options",
+    "PromptTooLong",
     "QueueFull",
     "QueueLimits",
     "Result",

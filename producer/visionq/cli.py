@@ -26,11 +26,11 @@ from visionq.shell import (
     EXIT_NO_ANSWER,
     EXIT_UNKNOWN,
     Session,
+    field_option,
     json_option,
     print_json,
-    read_fields,
-    read_schema,
     reported,
+    schema_option,
     timeout_option,
 )
 
@@ -107,20 +107,8 @@ def up(
 @click.option("--top-p", type=float, default=1.0, show_default=True)
 @click.option("--seed", type=int)
 @click.option("--num-crops", type=int, help="336-pixel tiles per image, at most.")
-@click.option(
-    "--schema",
-    type=click.Path(path_type=Path),
-    callback=read_schema,
-    help="File with the JSON Schema that the answer has to fit.",
-)
-@click.option(
-    "--field",
-    "fields",
-    multiple=True,
-    callback=read_fields,
-    metavar="NAME[:TYPE]",
-    help="A field to be read: str, int, float or bool. May be repeated; instead of --schema.",
-)
+@schema_option
+@field_option
 @click.option("--lane", default="interactive", show_default=True, help="interactive or bulk.")
 @click.option("--expires-in-seconds", type=float, help="No answer is wanted after that.")
 @click.option("--tenant", default="default", show_default=True)
@@ -151,6 +139,38 @@ def submit(
             print_json({"id": handle.id, "result_key": handle.result_key})
         else:
             click.echo(handle.id)
+
+
+@main.command()
+@click.argument("kind")
+@click.argument("images", nargs=-1, required=True)
+@click.option("-q", "--question", help="What to ask; kinds have a default.")
+@click.option("--max-new-tokens", type=int, help="Tokens of the answer, at most.")
+@click.option("--num-crops", type=int, help="336-pixel tiles per image, at most.")
+@schema_option
+@field_option
+@click.option("--lane", default="interactive", show_default=True, help="interactive or bulk.")
+@json_option
+@click.pass_obj
+@reported
+def estimate(
+    session: Session,
+    /,
+    kind: str,
+    images: tuple[str, ...],
+    question: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what a task about IMAGES (paths, keys, s3:// URLs) would cost; submit nothing."""
+    with session.client() as client:
+        found = client.estimate(kind, list(images), question, **options)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for name, value in asdict(found).items():
+        said = " + ".join(map(str, value)) if isinstance(value, tuple) else value
+        click.echo(f"{name:<18} {'unknown' if said is None else said}")
 
 
 @main.command()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 from visionq.contract import Result, State, Status, is_task_id
 from visionq.errors import TaskUnknown
+from visionq.estimates import Estimate
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.models import Model, instance, with_instance
 from visionq.names import DEFAULT_NAMESPACE, Names, result_key
@@ -151,12 +152,27 @@ class Client(_BaseClient["TaskHandle"]):
     ) -> TaskHandle:
         """Put one task into the queue and return at once.
 
-        Raises `InvalidTask` before anything is sent, `StorageError` when an image cannot be
+        Raises `InvalidTask` before anything is sent, `PromptTooLong` among them where no worker
+        has a context for it; `StorageError` when an image cannot be
         uploaded, `QueueFull` when too many tasks wait, `BrokerUnavailable` when Redis cannot be
         reached; after the last one, submitting again with the same `idempotency_key` is safe.
         """
         submission = Submission(kind, images, question, options)
         return TaskHandle(self, self._submitter.submit(submission), submission.model)
+
+    def estimate(
+        self,
+        kind: str,
+        images: Images,
+        question: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Estimate:
+        """What `submit` with the same arguments would cost, and how long it would take.
+
+        Nothing is sent or stored; of images, the headers are read. Raises `InvalidTask`, for an
+        image behind a URL as well, `StorageError` for a key, and `BrokerUnavailable`.
+        """
+        return self._submitter.estimate(Submission(kind, images, question, options))
 
     def submit_many(self, submissions: Iterable[Submission]) -> list[TaskHandle]:
         """Put many tasks into the queue: records in one go, messages a thousand at a time.
@@ -241,6 +257,17 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
         submission = await read_uploads(Submission(kind, images, question, options))
         task_id = await asyncio.to_thread(self._submitter.submit, submission)
         return AsyncTaskHandle(self, task_id, submission.model)
+
+    async def estimate(
+        self,
+        kind: str,
+        images: Images,
+        question: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Estimate:
+        """As `Client.estimate`. Upload objects are read, and rewound if they have a `seek`."""
+        submission = await read_uploads(Submission(kind, images, question, options), rewinds=True)
+        return await asyncio.to_thread(self._submitter.estimate, submission)
 
     async def submit_many(self, submissions: Iterable[Submission]) -> list[AsyncTaskHandle]:
         """As `Client.submit_many`."""

@@ -8,6 +8,8 @@
     │   ├── QuestionNotAllowed
     │   ├── UnsupportedVersion
     │   ├── InvalidImage         an image argument is of no known form, or cannot be read
+    │   ├── ImageTooNarrow       an image so narrow that the model cannot take it
+    │   ├── PromptTooLong        no worker has a context that it could fit into
     │   ├── UnsupportedOption
     │   └── SchemaUnsupported    carries the JSON `pointer` of what is not carried out
     ├── QueueFull                too many tasks wait; carries `retry_after_seconds`
@@ -85,6 +87,18 @@ class InvalidImage(InvalidTask):
     """The image argument cannot be used."""
 
     code = "not_an_image"
+
+
+class ImageTooNarrow(InvalidTask):
+    """The image is too narrow to be cut into tiles."""
+
+    code = "image_shape"
+
+
+class PromptTooLong(InvalidTask):
+    """The task cannot fit into the context of any worker."""
+
+    code = "prompt_too_long"
 
 
 class UnsupportedOption(InvalidTask):

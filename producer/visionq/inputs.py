@@ -63,15 +63,21 @@ def upload(argument: ImageArgument, store: ObjectStore) -> ImageRef:
 
     Raises `InvalidImage` for what is no image argument, `StorageError` when uploading fails.
     """
+    content = read_content(argument)
+    key = input_key(content)
+    if not store.exists(key):
+        store.put(key, content)
+    return ImageRef(ref=key)
+
+
+def read_content(argument: ImageArgument) -> bytes:
+    """The bytes of an argument that is no reference. Raises `InvalidImage`."""
     content = _content(argument)
     if not content:
         raise InvalidImage("the image is empty")
     if len(content) > MAX_UPLOAD_BYTES:
         raise InvalidImage(f"the image has {len(content)} bytes, the limit is {MAX_UPLOAD_BYTES}")
-    key = input_key(content)
-    if not store.exists(key):
-        store.put(key, content)
-    return ImageRef(ref=key)
+    return content
 
 
 def _content(argument: Any) -> bytes:

@@ -7,9 +7,10 @@ others. Rendering and parsing happen in the worker.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from visionq.errors import InvalidTask, QuestionNotAllowed, UnknownKind, WrongImageCount
 
@@ -22,6 +23,14 @@ BOX_SCALE = 1000
 MAX_IMAGES = 64
 MAX_CROPS = 16
 MAX_NEW_TOKENS = 32_000
+
+CROPS_FOR_ONE_IMAGE = 16
+CROPS_FOR_SEVERAL = 4
+"""Both from the model's card: 16 for single images, 4 for multi-frame."""
+
+SCHEMA_INSTRUCTION = (
+    "Answer with one JSON document that fits this JSON Schema, and with nothing else:\n{schema}"
+)
 
 DESCRIBE_QUESTION = "Describe this picture: what it shows, and the details that matter."
 TABLE_PROMPT = (
@@ -108,6 +117,20 @@ class Kind:
         if question is None and self.default_question is None and "{question}" in self.prompt:
             raise InvalidTask(f"kind {name!r} needs a question")
 
+    def words(self, question: str | None, schema: dict[str, Any] | None = None) -> str:
+        """What a prompt says below its images: what is asked, and the schema as it was given."""
+        asked = question if question is not None else self.default_question or ""
+        text = self.prompt.replace("{question}", asked).strip()
+        if schema is None:
+            return text
+        return f"{text}\n{SCHEMA_INSTRUCTION.replace('{schema}', schema_text(schema))}".lstrip()
+
+    def crops(self, num_images: int) -> int:
+        """Tiles per image, at most, where the task does not say it."""
+        if self.num_crops is not None:
+            return self.num_crops
+        return CROPS_FOR_SEVERAL if num_images > 1 else CROPS_FOR_ONE_IMAGE
+
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of what the model is told by this kind."""
         told = f"{self.prompt}\0{self.default_question or ''}"
@@ -133,3 +156,8 @@ def find_kind(kinds: Mapping[str, Kind], name: str) -> Kind:
         return kinds[name]
     except KeyError:
         raise UnknownKind(f"no kind {name!r}; there are {', '.join(sorted(kinds))}") from None
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """A schema as the model is shown it, and as its digest is taken of it."""
+    return json.dumps(schema, ensure_ascii=False)

@@ -65,6 +65,10 @@ class Names:
         """Names the worker that makes itself empty for the suspects."""
         return f"{self.namespace}:draining"
 
+    def workers(self) -> str:
+        """The hash of what each worker tells of itself."""
+        return f"{self.namespace}:workers"
+
     def dead(self) -> str:
         """The hash that says of each message that nobody will run why that is."""
         return f"{self.namespace}:dead"

@@ -134,6 +134,15 @@ class ObjectStore:
             return content
         raise ObjectTooLarge(f"{key}: {content.num_bytes} > {max_bytes} bytes")
 
+    def get_start(self, key: str, num_bytes: int, *, bucket: str | None = None) -> bytes:
+        """The object's first bytes: so many, or all where there are fewer."""
+        with self._mapped_errors(key):
+            reply = self._doors()[0].get_object(
+                Bucket=bucket or self.bucket, Key=key, Range=f"bytes=0-{num_bytes - 1}"
+            )
+            with reply["Body"] as body:
+                return body.read(num_bytes)  # not every store knows ranges
+
     def exists(self, key: str) -> bool:
         try:
             with self._mapped_errors(key):

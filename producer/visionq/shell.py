@@ -134,3 +134,19 @@ def read_schema(_context: click.Context, _option: click.Parameter, file: Path | 
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as exc:
         raise click.BadParameter(f"{file.name} cannot be read as JSON: {exc}") from exc
+
+
+schema_option = click.option(
+    "--schema",
+    type=click.Path(path_type=Path),
+    callback=read_schema,
+    help="File with the JSON Schema that the answer has to fit.",
+)
+field_option = click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    callback=read_fields,
+    metavar="NAME[:TYPE]",
+    help="A field to be read: str, int, float or bool. May be repeated; instead of --schema.",
+)

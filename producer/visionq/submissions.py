@@ -129,12 +129,20 @@ def as_list(images: Images) -> list[ImageArgument]:
     return [cast("ImageArgument", images)]
 
 
-async def read_uploads(submission: Submission) -> Submission:
-    """The submission with FastAPI's upload objects replaced by their bytes."""
+async def read_uploads(submission: Submission, *, rewinds: bool = False) -> Submission:
+    """The submission with FastAPI's upload objects replaced by their bytes.
+
+    With `rewinds`, they can be read once more from their beginning, if they have a `seek`.
+    """
     images: list[Any] = []
     for image in as_list(submission.images):
-        read = getattr(image, "read", None)
-        images.append(await read() if inspect.iscoroutinefunction(read) else image)
+        read, seek = getattr(image, "read", None), getattr(image, "seek", None)
+        if not inspect.iscoroutinefunction(read):
+            images.append(image)
+            continue
+        images.append(await read())
+        if rewinds and seek is not None:
+            await seek(0)
     return replace(submission, images=images)
 
 

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from visionq.broker import Publisher
 from visionq.contract import Result, State, Status, Task, read_result
-from visionq.errors import TaskExpired, TaskFailed, TaskRevoked
-from visionq.inputs import as_reference, upload
+from visionq.errors import InvalidTask, TaskExpired, TaskFailed, TaskRevoked
+from visionq.estimates import Demand, Estimate, demand, estimate
+from visionq.fleet import Fleets
+from visionq.image_sizes import image_size, size_in_hand
+from visionq.image_tokens import num_image_tokens
+from visionq.inputs import ImageArgument, as_reference, upload
 from visionq.kinds import Kind, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
@@ -43,8 +47,10 @@ class Submitter:
 
     def __init__(self, parts: Parts) -> None:
         self.store = ObjectStore(parts.store, timeout_seconds=parts.store_timeout_seconds)
+        client = connect(parts.broker_url, timeout_seconds=parts.timeout_seconds)
+        self.fleets = Fleets(client, parts.names)
         self.records = Records(
-            connect(parts.broker_url, timeout_seconds=parts.timeout_seconds),
+            client,
             parts.names,
             ttl_seconds=parts.record_ttl_seconds,
             limits=parts.limits,
@@ -90,12 +96,17 @@ class Submitter:
         self.records.close()
         self.store.close()
 
+    def estimate(self, submission: Submission) -> Estimate:
+        """What the submission would cost, by the sizes of its images and what workers tell."""
+        images, task, asked = self._draft(submission)
+        sizes = [image_size(image, self.store) for image in images]
+        costs = [num_image_tokens(*size, asked.num_crops) for size in sizes]
+        return estimate(asked, costs, self.fleets.look(), task.lane)
+
     def _build(self, submission: Submission) -> Task:
-        images = as_list(submission.images)
-        kind = find_kind(self._kinds, submission.kind)
-        kind.check(submission.kind, len(images), submission.question)
+        images, task, asked = self._draft(submission)
+        self._check_length(asked, images)
         known = [as_reference(image) for image in images]
-        task = draft(submission, tuple(found for found in known if found is not None))
         if None not in known:
             return task
         # Only now: a task that is refused leaves nothing behind.
@@ -103,6 +114,43 @@ class Submitter:
             found or upload(image, self.store) for found, image in zip(known, images, strict=True)
         ]
         return replace(task, images=tuple(stored))
+
+    def _draft(self, submission: Submission) -> tuple[list[ImageArgument], Task, Demand]:
+        """The images, the task with those that are stored already, and what it asks for."""
+        images = as_list(submission.images)
+        kind = find_kind(self._kinds, submission.kind)
+        kind.check(submission.kind, len(images), submission.question)
+        known = [as_reference(image) for image in images]
+        task = draft(submission, tuple(found for found in known if found is not None))
+        return images, task, demand(task, kind, len(images))
+
+    def _check_length(self, asked: Demand, images: Sequence[ImageArgument]) -> None:
+        """Raise `PromptTooLong` for what fits nowhere.
+
+        Headers are read only of images in hand, and only where it depends on them.
+        """
+        context = self.fleets.context()
+        if context is None:
+            return
+        most = asked.max_image_tokens + asked.min_text_tokens + asked.new_tokens
+        if most > context:
+            asked.check([_least_tokens(image, asked.num_crops) for image in images], context)
+
+
+def _least_tokens(image: ImageArgument, num_crops: int) -> int | None:
+    """Of an image in hand, whichever way it lies: an orientation may be overlooked in its header.
+
+    None where nothing can be told; then it is for the worker to say what is wrong with it.
+    """
+    if as_reference(image) is not None:
+        return None
+    try:
+        width, height = size_in_hand(image)
+        return min(
+            num_image_tokens(width, height, num_crops), num_image_tokens(height, width, num_crops)
+        )
+    except InvalidTask:
+        return None
 
 
 def raise_for_state(status: Status) -> None:

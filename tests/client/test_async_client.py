@@ -92,6 +92,7 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
         "compare",
         "describe",
         "detect",
+        "estimate",
         "from_settings",
         "ocr",
         "parsed",

@@ -27,7 +27,7 @@ client.close()
 print(json.dumps([after_import, after_submit, loaded()]))
 """
 
-HEAVY = ["torch", "transformers", "PIL", "numpy", "boto3", "botocore", "pydantic"]
+HEAVY = ["torch", "transformers", "PIL", "numpy", "boto3", "botocore", "pydantic", "imagesize"]
 MOMENTS = ["after import", "after the first submit", "after the first status"]
 
 

@@ -6,8 +6,10 @@ import pytest
 
 from visionq.contract import FINAL_STATES, FailureCode, Lane, State, Task
 from visionq.errors import (
+    ImageTooNarrow,
     InvalidImage,
     InvalidTask,
+    PromptTooLong,
     TaskFailed,
     TaskNotDone,
     UnknownKind,
@@ -85,6 +87,7 @@ def test_names_of_queues_keys_and_channels_never_change() -> None:
     assert names.lane("bulk") == "visionq:lane:bulk"
     assert names.events(TASK_ID) == f"visionq:events:{TASK_ID}"
     assert names.dead() == "visionq:dead"
+    assert names.workers() == "visionq:workers"
 
 
 def test_two_namespaces_share_no_name() -> None:
@@ -110,6 +113,8 @@ def test_object_keys_never_change() -> None:
         (UnknownKind, "unknown_kind"),
         (WrongImageCount, "image_count"),
         (InvalidImage, "not_an_image"),
+        (ImageTooNarrow, "image_shape"),
+        (PromptTooLong, "prompt_too_long"),
         (UnsupportedOption, "unsupported_option"),
     ],
 )

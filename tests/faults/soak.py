@@ -231,7 +231,7 @@ def _prefixes_of_tasks(names: Names) -> tuple[str, ...]:
 
 def _fixed_keys(names: Names) -> set[str]:
     """Those that a namespace has however many tasks there were; most of them come and go."""
-    keys = {names.open(), names.unacked(), names.unacked_index(), names.leases()}
+    keys = {names.open(), names.workers(), names.unacked(), names.unacked_index(), names.leases()}
     for lane in Lane:
         queue = names.queue(lane)
         keys |= {queue, names.lane(lane), f"{names.lane(lane)}:line"}

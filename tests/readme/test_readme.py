@@ -65,6 +65,14 @@ def test_typed_example_prints_a_book(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("_configured")
+def test_estimate_example_prints_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    module = _load("estimate", _example("Before it is sent"))
+    assert capsys.readouterr().out.startswith("(1933,) ")
+    assert module.cost.fits is not False  # None, if the worker has only just started
+    module.client.close()
+
+
+@pytest.mark.usefixtures("_configured")
 def test_fastapi_example_takes_a_photo_and_gives_the_answer(pictures: Path) -> None:
     from fastapi.testclient import TestClient
 

@@ -12,6 +12,7 @@ from visionq import (
     AsyncClient,
     AsyncTaskHandle,
     Client,
+    Estimate,
     Failure,
     ImageRef,
     Kind,
@@ -94,6 +95,15 @@ def submit_with_options(client: Client) -> None:
     client.ask("cover.jpg")  # type: ignore[call-arg]
 
 
+def estimate(client: Client) -> None:
+    found = client.estimate("ocr", "cover.jpg", "Title?", num_crops=4, lane="bulk")
+    assert_type(found, Estimate)
+    assert_type(found.image_tokens, tuple[int, ...])
+    assert_type(found.fits, bool | None)
+    assert_type(found.seconds, float | None)
+    client.estimate("ocr", "cover.jpg", beams=4)  # type: ignore[call-arg]
+
+
 def submit_many(client: Client, paths: Sequence[Path]) -> None:
     submissions = [Submission("describe", path, options={"tenant": "acme"}) for path in paths]
     handles = client.submit_many(submissions)
@@ -173,6 +183,7 @@ async def use_the_asyncio_client(paths: Sequence[Path]) -> None:
         assert_type(await handle.wait(60), Status)
         assert_type(await handle.result(timeout=60), Result)
         assert_type(await handle.cancel(), State)
+        assert_type(await client.estimate("ocr", paths[0]), Estimate)
         many = await client.submit_many(Submission("describe", path) for path in paths)
         assert_type(many, list[AsyncTaskHandle])
         assert_type(await client.status_many([item.id for item in many]), list[Status])

@@ -15,8 +15,9 @@ from tests.support.random_schemas import random_schema
 from tests.support.scripted import ScriptedEngine, Unmasked
 from tests.worker.workbench import VerbatimEngine, Workbench
 from visionq.contract import Options, Verdict
+from visionq.kinds import Kind
 from visionq.schemas import strict_schema
-from visionq_worker.documents import fits, instruction, read_document, schema_digest
+from visionq_worker.documents import fits, read_document, schema_digest
 from visionq_worker.engine.errors import RequestInvalid
 from visionq_worker.engine.request import LogitMask
 
@@ -79,7 +80,8 @@ def test_null_is_a_value() -> None:
 
 
 def test_the_schema_stands_below_the_question() -> None:
-    assert instruction(BOOK) == (
+    assert Kind().words("Which book?", BOOK) == (
+        "Which book?\n"
         "Answer with one JSON document that fits this JSON Schema, and with nothing else:\n"
         '{"type": "object", "properties": {"title": {"type": "string", "description": '
         '"As printed"}}, "required": ["title"]}'

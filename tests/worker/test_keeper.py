@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from tests.support.waiting import wait_until
+from visionq.errors import BrokerUnavailable
 from visionq_worker.health import Pulse
 from visionq_worker.keeper import Keeper
 from visionq_worker.leases import Leases, Swept
@@ -47,3 +48,24 @@ def test_leases_are_renewed_while_the_engine_makes_progress(is_well: bool) -> No
         wait_until(lambda: leases.num_renewals)
     finally:
         keeper.stop()
+
+
+def test_what_the_worker_can_do_is_told_at_once_and_not_at_every_turn() -> None:
+    leases, told = CountedLeases(), threading.Event()
+    num_told = 0
+
+    def tell() -> None:
+        nonlocal num_told
+        num_told += 1
+        told.set()
+        raise BrokerUnavailable
+
+    keeper = Keeper(cast("Leases", leases), Pulse(), lambda: True, tell=tell)
+    keeper.start()
+    try:
+        wait_until(told.is_set)
+        renewed = leases.num_retries
+        wait_until(lambda: leases.num_retries > renewed + 20)
+    finally:
+        keeper.stop()
+    assert num_told == 1

@@ -153,7 +153,8 @@ def run(self: Task, *args: Any, **kwargs: Any) -> dict[str, Any]:
         raise TaskFailed(f"task id {task_id[:80]!r} is not a lower-case UUID", "invalid_task")
     data = kwargs["task"] if set(kwargs) == {"task"} and not args else None
     try:
-        result = _execute(service, task_id, data)
+        with service.throughput.task():
+            result = _execute(service, task_id, data)
     except Postponed as error:
         if error.is_strike:
             service.leases.strike(self.request.properties["delivery_tag"], str(error))

@@ -1,4 +1,4 @@
-"""Answers to a schema: how the model is told of it, and what its text is worth in the end.
+"""Answers to a schema: what the model's text is worth in the end.
 
 The engine's grammar has held every token of a finished answer to the schema. It is looked at once
 more all the same: of a document that does not fit, nobody is given a value.
@@ -11,36 +11,19 @@ import json
 import re
 from typing import Any
 
-from visionq.contract import FailureCode, FinishReason, Verdict
+from visionq.contract import FinishReason, Verdict
+from visionq.kinds import schema_text
 from visionq.schemas import Strict, strict_schema
-from visionq_worker.errors import TaskError
 
 TRUNCATED = "truncated"
 SCHEMA_INVALID = "schema_invalid"
-
-INSTRUCTION = (
-    "Answer with one JSON document that fits this JSON Schema, and with nothing else:\n{schema}"
-)
-
-_MODEL_TAGS = re.compile(r"<\|[^\s|>]{1,40}\|>")
-
-
-def instruction(schema: dict[str, Any]) -> str:
-    """What is put below the question. The schema stands there as it was given.
-
-    Raises `TaskError` for a schema that contains the model's own tags.
-    """
-    text = _text(schema)
-    if _MODEL_TAGS.search(text):
-        raise TaskError(FailureCode.PROMPT_TAGS, "the schema contains a tag such as <|end|>")
-    return INSTRUCTION.replace("{schema}", text)
 
 
 def schema_digest(schema: dict[str, Any] | None) -> str | None:
     """First 16 hex digits of the SHA-256 of a schema."""
     if schema is None:
         return None
-    return hashlib.sha256(_text(schema).encode()).hexdigest()[:16]
+    return hashlib.sha256(schema_text(schema).encode()).hexdigest()[:16]
 
 
 def read_document(
@@ -110,7 +93,3 @@ def _fits_string(value: str, strict: Strict) -> bool:
     if not strict.get("minLength", 0) <= len(value) <= strict["maxLength"]:
         return False
     return "pattern" not in strict or re.search(strict["pattern"], value) is not None
-
-
-def _text(schema: dict[str, Any]) -> str:
-    return json.dumps(schema, ensure_ascii=False)

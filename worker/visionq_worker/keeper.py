@@ -1,4 +1,5 @@
-"""A worker's housekeeping: holds its leases, and gives back what others hold no longer.
+"""A worker's housekeeping: holds its leases, gives back what others hold no longer, and tells what
+the worker can do.
 
 One thread. The leases of a process whose engine makes no progress are not renewed: its tasks are
 better off with another. What fails because Redis is away is tried again at the next turn.
@@ -13,6 +14,7 @@ from time import monotonic
 
 from redis import RedisError
 
+from visionq.errors import BrokerUnavailable
 from visionq_worker.health import Pulse
 from visionq_worker.leases import Leases
 
@@ -24,6 +26,8 @@ SWEEP_SECONDS = 1.0
 SWEEPS_PER_LEASE = 4
 """Of a short lease, so that what comes on top of it is short, too."""
 RENEWALS_PER_LEASE = 3
+TELL_SECONDS = 5.0
+"""A quarter of what it is believed for (`fleet.REPORT_TTL_SECONDS`)."""
 
 
 class Keeper:
@@ -35,16 +39,19 @@ class Keeper:
         pulse: Pulse,
         is_engine_well: Callable[[], bool],
         write_health: Callable[[], None] | None = None,
+        tell: Callable[[], None] | None = None,
     ) -> None:
         self._leases = leases
         self._pulse = pulse
         self._is_engine_well = is_engine_well
         self._write_health = write_health
+        self._tell = tell
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._renews_at = 0.0
         self._sweep_seconds = min(SWEEP_SECONDS, leases.lease_seconds / SWEEPS_PER_LEASE)
         self._sweeps_at = 0.0
+        self._tells_at = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -58,7 +65,7 @@ class Keeper:
         while not self._stopping.wait(seconds):
             try:
                 self._turn()
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, BrokerUnavailable) as error:
                 log.warning("housekeeping waits for Redis: %s", error)
             if self._write_health is not None:
                 self._write_health()
@@ -71,6 +78,9 @@ class Keeper:
             self._sweeps_at = monotonic() + self._sweep_seconds
             self._sweep()
             self._pulse.broker_answered()
+        if self._tell is not None and monotonic() >= self._tells_at:
+            self._tells_at = monotonic() + TELL_SECONDS
+            self._tell()
 
     def _renew(self) -> None:
         began = monotonic()

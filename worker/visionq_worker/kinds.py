@@ -10,13 +10,8 @@ import re
 from dataclasses import dataclass
 
 from visionq.contract import FailureCode, Task
-from visionq.kinds import Kind
-from visionq_worker.documents import instruction
+from visionq.kinds import Kind, schema_text
 from visionq_worker.errors import TaskError
-
-CROPS_FOR_ONE_IMAGE = 16
-CROPS_FOR_SEVERAL = 4
-"""Both from the model's card: 16 for single images, 4 for multi-frame."""
 
 _MODEL_TAGS = re.compile(r"<\|[^\s|>]{1,40}\|>")
 
@@ -38,23 +33,24 @@ class Prompt:
 def render(task: Task, kind: Kind) -> Prompt:
     """The prompt of a task of this kind.
 
-    Raises `TaskError` for a question that contains the model's own tags: they would end the turn
-    or address images that are not there.
+    Raises `TaskError` for a question or a schema that contains the model's own tags: they would end
+    the turn or address images that are not there.
     """
-    question = task.question if task.question is not None else kind.default_question or ""
-    if _MODEL_TAGS.search(question):
-        raise TaskError(FailureCode.PROMPT_TAGS, "the question contains a tag such as <|end|>")
-    text = kind.prompt.replace("{question}", question).strip()
-    if task.options.schema is not None:
-        text = f"{text}\n{instruction(task.options.schema)}".lstrip()
-    tags = "".join(f"<|image_{number}|>\n" for number in range(1, len(task.images) + 1))
-    several = len(task.images) > 1
     options = task.options
+    question = task.question if task.question is not None else kind.default_question or ""
+    _refuse_tags("question", question)
+    if options.schema is not None:
+        _refuse_tags("schema", schema_text(options.schema))
+    tags = "".join(f"<|image_{number}|>\n" for number in range(1, len(task.images) + 1))
+    words = kind.words(task.question, options.schema)
     return Prompt(
-        text=f"<|user|>\n{tags}{text}<|end|>\n<|assistant|>\n",
-        num_crops=options.num_crops
-        or kind.num_crops
-        or (CROPS_FOR_SEVERAL if several else CROPS_FOR_ONE_IMAGE),
+        text=f"<|user|>\n{tags}{words}<|end|>\n<|assistant|>\n",
+        num_crops=options.num_crops or kind.crops(len(task.images)),
         max_new_tokens=options.max_new_tokens or kind.max_new_tokens,
         is_max_chosen=options.max_new_tokens is not None,
     )
+
+
+def _refuse_tags(what: str, text: str) -> None:
+    if _MODEL_TAGS.search(text):
+        raise TaskError(FailureCode.PROMPT_TAGS, f"the {what} contains a tag such as <|end|>")

@@ -14,6 +14,7 @@ from redis import RedisError
 from visionq.broker import Publisher
 from visionq.contract import Lane
 from visionq.errors import BrokerUnavailable, SettingsError, StorageError
+from visionq.fleet import Fleets, WorkerReport
 from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records, connect
@@ -31,6 +32,7 @@ from visionq_worker.malloc import set_up_malloc
 from visionq_worker.preparation import Preparation
 from visionq_worker.reconciler import Reconciler
 from visionq_worker.sources import Sources
+from visionq_worker.throughput import Throughput
 from visionq_worker.waker import BLOCK_SECONDS, Waker
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from visionq_worker.engine.request import Engine
+    from visionq_worker.engine.request import Engine, EngineInfo
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Service:
         self.waker = _waker(settings)
         self.store_gate = StoreGate()
         self.pulse = Pulse()
+        self.throughput = Throughput()
         self._is_stopping = False
         self._closing = ExitStack()
         self._executor: Executor | None = None
@@ -116,6 +119,27 @@ class Service:
                 is_written = True
 
         return write
+
+    def _teller(self, undo: ExitStack, info: EngineInfo) -> Callable[[], None]:
+        """Tells clients what this worker can do, and how fast it was lately."""
+        broker, concurrency = self.settings.broker, self.settings.worker.concurrency
+        client = _connected(self.settings, broker.timeout_seconds)
+        undo.callback(client.close)
+        fleets = Fleets(client, Names(broker.namespace))
+
+        def tell() -> None:
+            per_second, seconds = self.throughput.measured() or (None, None)
+            report = WorkerReport(
+                model=info.model,
+                model_revision=info.revision,
+                max_context_tokens=info.max_context_tokens,
+                concurrency=concurrency,
+                tasks_per_second=per_second,
+                seconds_per_task=seconds,
+            )
+            fleets.tell(self._owner, report)
+
+        return tell
 
     def stop(self) -> int:
         """Claim no more. Returns how many messages are in hand."""
@@ -190,7 +214,11 @@ class Service:
             return engine.stalled_seconds() < longest
 
         keeper = Keeper(
-            self.leases, self.pulse, is_engine_well, self._health_writer(is_engine_well)
+            self.leases,
+            self.pulse,
+            is_engine_well,
+            self._health_writer(is_engine_well),
+            self._teller(undo, engine.info),
         )
         reconciler = Reconciler(
             records=records,

@@ -1,0 +1,143 @@
+"""What workers tell of themselves, and what follows for a task that is yet to be submitted.
+
+Each worker writes one field of the hash `workers` every few seconds, with the time of Redis's
+clock before it; what is older than `REPORT_TTL_SECONDS` is of a worker that has gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from visionq.contract import Lane
+from visionq.records import LANES, mapped_errors
+
+if TYPE_CHECKING:
+    import redis
+
+    from visionq.names import Names
+
+REPORT_TTL_SECONDS = 20
+CONTEXT_SECONDS = 60.0
+"""How long a client goes by the context that it has found once."""
+
+# KEYS workers; ARGV owner, report, ttl. Who has told nothing for so long is dropped.
+TELL = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
+local told = redis.call('HGETALL', KEYS[1])
+for i = 1, #told, 2 do
+  if tonumber(string.match(told[i + 1], '^%d+')) < now - ARGV[3] then
+    redis.call('HDEL', KEYS[1], told[i])
+  end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+"""
+
+# KEYS workers, lane hashes; ARGV ttl. Returns the reports, and how many wait in each lane.
+LOOK = """
+local now = tonumber(redis.call('TIME')[1])
+local reports, waiting = {}, {}
+for _, told in ipairs(redis.call('HVALS', KEYS[1])) do
+  local at, report = string.match(told, '^(%d+) (.*)$')
+  if tonumber(at) >= now - ARGV[1] then reports[#reports + 1] = report end
+end
+for i = 2, #KEYS do
+  local n = redis.call('HMGET', KEYS[i], 'submitted', 'started')
+  waiting[i - 1] = math.max(0, (tonumber(n[1] or '0')) - (tonumber(n[2] or '0')))
+end
+return {reports, waiting}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """One worker, by itself. What it has not measured yet is None.
+
+    `tasks_per_second` counts only the time in which it had any. `seconds_per_task` is from a task's
+    start to its end.
+    """
+
+    model: str
+    model_revision: str | None
+    max_context_tokens: int
+    concurrency: int
+    tasks_per_second: float | None = None
+    seconds_per_task: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All workers at one moment, and how many tasks wait in each lane.
+
+    As a position, the number of those that wait may be too high: cancelled tasks are counted until
+    their turn has come.
+    """
+
+    workers: tuple[WorkerReport, ...]
+    waiting: Mapping[Lane, int]
+
+    @property
+    def min_context_tokens(self) -> int | None:
+        """What fits into this fits wherever the task is run."""
+        return min((one.max_context_tokens for one in self.workers), default=None)
+
+    @property
+    def max_context_tokens(self) -> int | None:
+        """What does not fit into this fits nowhere."""
+        return max((one.max_context_tokens for one in self.workers), default=None)
+
+    def seconds_until_done(self, lane: Lane) -> float | None:
+        """For a task submitted now; None until the workers have measured anything.
+
+        What waits in the lanes before its own, and there before it, comes first.
+        """
+        rates = [one.tasks_per_second for one in self.workers if one.tasks_per_second]
+        taken = [one.seconds_per_task for one in self.workers if one.seconds_per_task is not None]
+        if not rates or not taken:
+            return None
+        num_before = sum(self.waiting[one] for one in LANES[: LANES.index(lane) + 1])
+        return num_before / sum(rates) + sum(taken) / len(taken)
+
+
+class Fleets:
+    """Writes and reads what workers tell. Thread-safe. Raises `BrokerUnavailable`."""
+
+    def __init__(self, client: redis.Redis, names: Names) -> None:
+        self._key = names.workers()
+        self._lanes = [names.lane(lane) for lane in LANES]
+        self._tell = client.register_script(TELL)
+        self._look = client.register_script(LOOK)
+        self._context: tuple[float, int | None] | None = None
+
+    def tell(self, owner: str, report: WorkerReport) -> None:
+        """For workers: write, or write anew, what this one tells."""
+        with mapped_errors():
+            told = json.dumps(asdict(report))
+            self._tell([self._key], [owner, told, str(REPORT_TTL_SECONDS)])
+
+    def look(self) -> Fleet:
+        """What there is now, in one round trip."""
+        with mapped_errors():
+            found = self._look([self._key, *self._lanes], [str(REPORT_TTL_SECONDS)])
+        reports, waiting = found
+        return Fleet(
+            tuple(_report(json.loads(report)) for report in reports),
+            dict(zip(LANES, map(int, waiting), strict=True)),
+        )
+
+    def context(self) -> int | None:
+        """The largest context of any worker, as it was `CONTEXT_SECONDS` ago at the earliest."""
+        known, now = self._context, monotonic()
+        if known is None or now - known[0] > CONTEXT_SECONDS:
+            known = self._context = (now, self.look().max_context_tokens)
+        return known[1]
+
+
+def _report(told: Mapping[str, Any]) -> WorkerReport:
+    """Of a newer worker, what is known here."""
+    known = WorkerReport.__dataclass_fields__
+    return WorkerReport(**{name: value for name, value in told.items() if name in known})
