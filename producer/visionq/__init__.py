@@ -40,6 +40,7 @@ from visionq.errors import (
     WaitTimeout,
 )
 from visionq.estimates import Estimate
+from visionq.inputs import Page
 from visionq.kinds import Kind
 from visionq.objects import StoreAddress
 from visionq.records import QueueLimits
@@ -58,6 +59,7 @@ __all__ = [
     "Lane",
     "NoValue",
     "Options",
+    "Page",
     "PromptTooLong",
     "QueueFull",
     "QueueLimits",

@@ -29,6 +29,7 @@ CONTRACT_VERSION = 1
 MAX_QUESTION_CHARS = 8_000
 MAX_LABELS = 16
 MAX_LABEL_CHARS = 100
+MAX_PAGE = 1_000_000
 MAX_TASK_BYTES = 64 * 1024
 """Above this a task is refused at both ends: large values belong into the store."""
 
@@ -87,6 +88,8 @@ class FailureCode(StrEnum):
     IMAGE_TRUNCATED = "image_truncated"
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_SHAPE = "image_shape"
+    PAGE_MISSING = "page_missing"
+    PDF_ENCRYPTED = "pdf_encrypted"
     PROMPT_TAGS = "prompt_tags"
     PROMPT_TOO_LONG = "prompt_too_long"
     MODEL_ERROR = "model_error"
@@ -106,18 +109,20 @@ def is_task_id(text: str) -> bool:
 class ImageRef:
     """Where an image lies: a key of the service's bucket, an `s3://` URL, or an `https://` URL.
 
-    Bytes never travel in a message.
+    Bytes never travel in a message. `page`: of a PDF, counted from 1; None is the first one.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_UNKNOWN
 
     ref: str
+    page: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_text(self.ref) or _REFERENCE.fullmatch(self.ref) is None:
             name = str(self.ref)[:80]
             raise InvalidTask(f"image reference {name!r} is no key, s3:// or https:// URL")
         _require(".." not in self.ref.split("/"), "an image reference may not contain '..'")
+        _require_int("page", self.page, 1, MAX_PAGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +249,7 @@ class Provenance:
     """What made the answer: enough to say why it differs from yesterday's."""
 
     input_digests: tuple[str, ...] = ()
+    input_pages: tuple[int | None, ...] = ()  # empty where none is a PDF
     kind_version: int | None = None
     kind_digest: str | None = None
     prompt_digest: str | None = None

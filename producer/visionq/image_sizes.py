@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from visionq.errors import InvalidImage
-from visionq.inputs import MAX_UPLOAD_BYTES, as_reference, read_content
+from visionq.inputs import MAX_UPLOAD_BYTES, as_reference, read_content, split_page
 from visionq.objects import split_s3_url
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ def image_size(argument: ImageArgument, store: ObjectStore) -> Size:
     reference = as_reference(argument)
     if reference is None:
         return size_in_hand(argument)
+    if reference.page is not None:
+        raise _only_worker_knows("a page of a PDF")
     if reference.ref.startswith("https://"):
-        raise InvalidImage("how large an image behind a URL is, only a worker finds out")
+        raise _only_worker_knows("an image behind a URL")
     is_elsewhere = reference.ref.startswith("s3://")
     bucket, key = split_s3_url(reference.ref) if is_elsewhere else (store.bucket, reference.ref)
     return _stored_size(store, bucket, key)
@@ -52,7 +54,9 @@ def size_in_hand(argument: ImageArgument) -> Size:
 
     Raises `InvalidImage`.
     """
-    given: Any = argument
+    given, page = split_page(argument)
+    if page is not None:
+        raise _only_worker_knows("a page of a PDF")
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given[:5] != "data:"):
         return _size_of_file(Path(given))
     if hasattr(given, "save") and hasattr(given, "size"):
@@ -98,12 +102,14 @@ def _stored_size(store: ObjectStore, bucket: str, key: str) -> Size:
 
 
 def _read_size(file: IO[bytes]) -> Size | None:
-    """None where the header is none, or goes on behind the file's end."""
+    """None where the header is none, or goes on behind the file's end. Raises `InvalidImage`."""
     # Imported when it is needed: it brings urllib and an XML parser along.
     import imagesize
 
     start = file.read(12)
     file.seek(0)
+    if start.startswith(b"%PDF-"):
+        raise _only_worker_knows("a page of a PDF")
     if not start.startswith(_SIGNS) and (start[:4], start[8:]) != (b"RIFF", b"WEBP"):
         return None
     width, height = cast("tuple[int, int]", imagesize.get(file))
@@ -112,3 +118,7 @@ def _read_size(file: IO[bytes]) -> Size | None:
 
 def _unreadable() -> InvalidImage:
     return InvalidImage("an image's header says no width and height")
+
+
+def _only_worker_knows(what: str) -> InvalidImage:
+    return InvalidImage(f"how large {what} is, only a worker finds out")

@@ -2,7 +2,7 @@
 
 Bytes in any form (path, bytes, file object, PIL image, data URI) are uploaded under their
 digest; references (a key of the bucket, `s3://`, `https://`) pass through. What the bytes hold
-is judged by the worker: decoding images is not a web process's work.
+is judged by the worker: decoding images is not a web process's work, nor is rendering PDFs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import base64
 import inspect
 import io
 import os
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
-from visionq.contract import ImageRef
+from visionq.contract import MAX_PAGE, ImageRef
 from visionq.errors import InvalidImage
 from visionq.names import INPUT_FOLDER, input_key
 
@@ -30,7 +32,7 @@ class AsyncUpload(Protocol):
     async def read(self) -> bytes: ...
 
 
-ImageArgument: TypeAlias = Union[
+PlainArgument: TypeAlias = Union[
     str,
     "os.PathLike[str]",
     bytes,
@@ -42,11 +44,50 @@ ImageArgument: TypeAlias = Union[
     AsyncUpload,
 ]
 
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a PDF as an image, counted from 1. Of a PDF alone, its first page is meant.
+
+    A string may say the same: `"report.pdf#page=3"`, a path or a reference. Raises `InvalidImage`.
+    """
+
+    pdf: PlainArgument
+    number: int
+
+    def __post_init__(self) -> None:
+        number: object = self.number
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_PAGE:
+            raise InvalidImage(f"a PDF has no page {str(number)[:20]}: they are counted from 1")
+
+
+ImageArgument: TypeAlias = PlainArgument | Page
+
 MAX_UPLOAD_BYTES = 50 * 1024 * 1024
+
+_FRAGMENT = re.compile(r"(.+)#page=([0-9]{1,9})", re.DOTALL)
+"""As RFC 8118 has it for PDFs."""
+
+
+def split_page(argument: ImageArgument) -> tuple[PlainArgument, int | None]:
+    """The file, and which page of it; None where none is named. Raises `InvalidImage`."""
+    if isinstance(argument, str) and (match := _FRAGMENT.fullmatch(argument)):
+        argument = Page(match[1], int(match[2]))
+    if isinstance(argument, Page):
+        return argument.pdf, argument.number
+    return argument, None
 
 
 def as_reference(argument: ImageArgument) -> ImageRef | None:
     """The argument if it is a reference already, or None. Raises `InvalidImage` for a wrong one."""
+    file, page = split_page(argument)
+    reference = _as_reference(file)
+    if reference is None or page is None:
+        return reference
+    return replace(reference, page=page)
+
+
+def _as_reference(argument: PlainArgument) -> ImageRef | None:
     if isinstance(argument, ImageRef):
         return argument
     if isinstance(argument, str) and argument.startswith(
@@ -63,14 +104,15 @@ def upload(argument: ImageArgument, store: ObjectStore) -> ImageRef:
 
     Raises `InvalidImage` for what is no image argument, `StorageError` when uploading fails.
     """
-    content = read_content(argument)
+    file, page = split_page(argument)
+    content = read_content(file)
     key = input_key(content)
     if not store.exists(key):
         store.put(key, content)
-    return ImageRef(ref=key)
+    return ImageRef(ref=key, page=page)
 
 
-def read_content(argument: ImageArgument) -> bytes:
+def read_content(argument: PlainArgument) -> bytes:
     """The bytes of an argument that is no reference. Raises `InvalidImage`."""
     content = _content(argument)
     if not content:

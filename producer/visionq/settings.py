@@ -45,7 +45,7 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 HostName = Annotated[str, Field(pattern=r"^\.?[a-z0-9][a-z0-9.-]{0,252}$")]
 # Pillow opens forty, some by running other programs; of these it is known what they take of memory.
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PDF"]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
@@ -159,7 +159,12 @@ class LimitSettings(_Section):
     max_image_bytes: int = Field(default=50 * 1024 * 1024, ge=1024)
     # Pillow refuses more than its own limit, twice 89,478,485, before ours is asked.
     max_image_pixels: int = Field(default=40_000_000, ge=1, le=178_956_970)
-    image_formats: Annotated[tuple[ImageFormat, ...], *_FROM_ENVIRONMENT] = ("JPEG", "PNG", "WEBP")
+    image_formats: Annotated[tuple[ImageFormat, ...], *_FROM_ENVIRONMENT] = (
+        "JPEG",
+        "PNG",
+        "WEBP",
+        "PDF",
+    )
     decoding: Literal["fast", "exact"] = "fast"
     max_decode_bytes: int = Field(default=240 * 1024 * 1024, ge=32 * 1024 * 1024)
     free_questions: bool = True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 from visionq.contract import ImageRef, Lane, Options, Task
 from visionq.errors import InvalidTask, UnsupportedOption
 from visionq.fields import FieldType, schema_of_fields
-from visionq.inputs import ImageArgument
+from visionq.inputs import ImageArgument, Page, split_page
 from visionq.models import as_model, as_schema
 
 if TYPE_CHECKING:
@@ -136,11 +136,13 @@ async def read_uploads(submission: Submission, *, rewinds: bool = False) -> Subm
     """
     images: list[Any] = []
     for image in as_list(submission.images):
-        read, seek = getattr(image, "read", None), getattr(image, "seek", None)
+        file, page = split_page(image)
+        read, seek = getattr(file, "read", None), getattr(file, "seek", None)
         if not inspect.iscoroutinefunction(read):
             images.append(image)
             continue
-        images.append(await read())
+        content = await read()
+        images.append(content if page is None else Page(content, page))
         if rewinds and seek is not None:
             await seek(0)
     return replace(submission, images=images)

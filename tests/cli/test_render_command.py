@@ -15,6 +15,9 @@ from PIL import Image
 from tests.cli.commands import json_of, visionq, visionq_worker
 from tests.support.tiny import tiny_model
 from tests.support.workers import BIN
+from tests.worker.pdf_bytes import pdf
+from visionq_worker.model.pixels import Picture
+from visionq_worker.pages import MAX_PAGE_BYTES, render_page
 
 Env = dict[str, str]
 
@@ -60,6 +63,23 @@ def test_tokens_are_those_the_model_is_given(offline: Env, cover: Path) -> None:
 def test_a_size_stands_for_an_image_of_it(offline: Env) -> None:
     shown = json_of(visionq_worker(offline, "render", "ocr", "640x480", "--json"))
     assert shown["image_tokens"] == [1921]
+
+
+@pytest.mark.parametrize("num_crops", [1, 4, 16])
+def test_a_page_of_a_pdf_counts_as_the_worker_renders_it(
+    offline: Env, tmp_path: Path, num_crops: int
+) -> None:
+    content = pdf(b"", b"", size=(612.4, 792.2))
+    file = tmp_path / "two.pdf"
+    file.write_bytes(content)
+    options = (f"--num-crops={num_crops}", "--json")
+    shown = json_of(visionq_worker(offline, "render", "ocr", f"{file}#page=2", *options))
+    page = render_page(content, 2, num_crops, max_bytes=MAX_PAGE_BYTES)
+    given = tiny_model().processor(shown["text"], [Picture.fitted(page.pixels)], num_crops)
+    assert (shown["image_tokens"], shown["num_tokens"]) == (
+        [given.num_image_tokens],
+        given.num_tokens,
+    )
 
 
 def test_each_image_has_its_tokens(offline: Env, pictures: Path) -> None:

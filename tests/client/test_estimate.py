@@ -15,7 +15,15 @@ from PIL import Image
 
 from tests.client.hand_worker import HandWorker
 from tests.support.addresses import store_address
-from visionq import AsyncClient, Client, InvalidTask, PromptTooLong, StorageError, StoreAddress
+from visionq import (
+    AsyncClient,
+    Client,
+    InvalidTask,
+    Page,
+    PromptTooLong,
+    StorageError,
+    StoreAddress,
+)
 from visionq.errors import BrokerUnavailable, ImageTooNarrow, InvalidImage
 from visionq.fleet import REPORT_TTL_SECONDS, Fleets, WorkerReport
 from visionq.image_sizes import size_in_hand
@@ -335,3 +343,11 @@ def test_the_asyncio_client_estimates_an_upload_that_is_submitted_later(
 
     found, content = asyncio.run(ask())
     assert (found.image_tokens, content) == ((1921,), picture())
+
+
+@pytest.mark.parametrize(
+    "argument", [b"%PDF-1.7", Page(b"%PDF-1.7", 2), Page("inputs/a.pdf", 2), "a.pdf#page=2"]
+)
+def test_of_a_page_only_a_worker_knows_the_size(client: Client, argument: Any) -> None:
+    with pytest.raises(InvalidImage, match="a page of a PDF is, only a worker"):
+        client.estimate("ocr", argument)

@@ -13,7 +13,7 @@ import redis
 from PIL import Image
 
 from tests.client.hand_worker import HandWorker
-from visionq import Client, ImageRef, InvalidTask, StoreAddress
+from visionq import Client, ImageRef, InvalidTask, Page, StoreAddress
 from visionq.errors import InvalidImage
 from visionq.local import LocalUrls
 from visionq.names import Names
@@ -233,3 +233,64 @@ def test_a_second_image_that_is_bad_stops_the_task(
     with pytest.raises(InvalidTask):
         client.compare([content, 5])  # type: ignore[list-item]
     assert worker.keys() == []
+
+
+PAGES: dict[str, Callable[[bytes, Path], Any]] = {
+    "bytes": lambda content, _path: Page(content, 3),
+    "a path": lambda _content, path: Page(path, 3),
+    "a path as a string": lambda _content, path: f"{path}#page=3",
+    "a file object": lambda content, _path: Page(io.BytesIO(content), 3),
+}
+
+
+@pytest.mark.parametrize("form", PAGES)
+def test_page_of_a_pdf_is_named_beside_the_file(
+    client: Client, worker: HandWorker, content: bytes, path: Path, form: str
+) -> None:
+    handle = client.ocr(PAGES[form](content, path))
+    assert worker.task(handle.id).images == (ImageRef(ref=key_of(content), page=3),)
+
+
+@pytest.mark.parametrize(
+    ("argument", "ref"),
+    [
+        ("s3://letters/a.pdf#page=2", "s3://letters/a.pdf"),
+        ("https://example.org/a.pdf#page=2", "https://example.org/a.pdf"),
+        (Page("inputs/a.pdf", 2), "inputs/a.pdf"),
+        (Page(ImageRef(ref="inputs/a.pdf", page=9), 2), "inputs/a.pdf"),
+    ],
+)
+def test_page_of_a_stored_pdf_is_named_beside_the_reference(
+    client: Client, worker: HandWorker, argument: Any, ref: str
+) -> None:
+    handle = client.ocr(argument)
+    assert worker.task(handle.id).images == (ImageRef(ref=ref, page=2),)
+
+
+@pytest.mark.parametrize(
+    "ref", ["inputs/a.pdf#page=two", "inputs/a.pdf#page=", "inputs/a#page=2.pdf", "inputs/#page=1x"]
+)
+def test_what_only_looks_like_a_page_belongs_to_the_key(
+    client: Client, worker: HandWorker, ref: str
+) -> None:
+    handle = client.ocr(ref)
+    assert worker.task(handle.id).images == (ImageRef(ref=ref),)
+
+
+def test_several_pages_are_one_upload_and_several_images(
+    client: Client, worker: HandWorker, content: bytes
+) -> None:
+    handle = client.compare([Page(content, number) for number in (1, 2)])
+    ref = key_of(content)
+    assert worker.task(handle.id).images == (ImageRef(ref=ref, page=1), ImageRef(ref=ref, page=2))
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**7, True, 1.0, "1", None])
+def test_page_that_no_pdf_can_have_is_refused(number: Any) -> None:
+    with pytest.raises(InvalidImage, match="counted from 1"):
+        Page(b"%PDF-1.7", number)
+
+
+def test_page_zero_of_a_string_is_refused_before_the_file_is_read(client: Client) -> None:
+    with pytest.raises(InvalidImage, match="no page 0"):
+        client.ocr("nowhere.pdf#page=0")

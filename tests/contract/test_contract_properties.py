@@ -89,6 +89,7 @@ results = st.builds(
     provenance=st.builds(
         Provenance,
         input_digests=st.lists(words, max_size=3).map(tuple),
+        input_pages=st.lists(st.none() | st.integers(1, 9), max_size=3).map(tuple),
         model=st.none() | st.text(),
         seed=st.none() | counts,
         versions=st.dictionaries(words, words, max_size=3),

@@ -63,6 +63,8 @@ def test_failure_codes_never_change() -> None:
         "image_truncated",
         "image_too_large",
         "image_shape",
+        "page_missing",
+        "pdf_encrypted",
         "prompt_tags",
         "prompt_too_long",
         "model_error",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from tests.worker.pdf_bytes import deflated, encrypted, filled, image_entries, pdf, pictured
 from tests.worker.picture_bytes import GREY, encoded, exif, png, png_chunk
 
 BOMB_PX = 10_000
@@ -22,7 +23,7 @@ FITTING_PX = 6_300
 """A side of a picture that is just allowed: 39.7 of 40 megapixels."""
 HIDDEN_BYTES = 100_000_000
 ALLOWED = ("JPEG", "PNG", "WEBP")
-FOREIGN = ("BMP", "DDS", "EPS", "GIF", "ICO", "PCX", "PDF", "PPM", "SGI", "TGA", "TIFF")
+FOREIGN = ("BMP", "DDS", "EPS", "GIF", "ICO", "PCX", "PPM", "SGI", "TGA", "TIFF")
 NUM_CUTS = 4
 NUM_DAMAGED = 2
 
@@ -36,13 +37,20 @@ class Picture:
     is_good: bool | None
 
 
-def corpus(seed: int, *, num_each: int | None = None) -> list[Picture]:
-    """All there are, some 70; or so many of each kind, but for the two kinds that take long."""
+def corpus(seed: int) -> list[Picture]:
+    """All there are, some 80."""
     choose = random.Random(seed)
-    kinds = (bombs(), cut_off(choose), damaged(choose), foreign(choose), odd())
-    if num_each is None:
-        return [picture for kind in (*kinds, hidden_bombs(), fitting()) for picture in kind]
-    return [picture for kind in kinds for picture in choose.sample(list(kind), num_each)]
+    kinds = (
+        bombs(),
+        hidden_bombs(),
+        fitting(),
+        cut_off(choose),
+        damaged(choose),
+        foreign(choose),
+        odd(),
+        pages(),
+    )
+    return [picture for kind in kinds for picture in kind]
 
 
 def bombs() -> Iterator[Picture]:
@@ -150,6 +158,21 @@ def odd() -> Iterator[Picture]:
     for size in ((1, 10_000), (10_000, 1)):
         content = encoded(Image.new("RGB", size), "PNG")
         yield Picture(f"{size[0]} x {size[1]}", content, is_good=None)
+
+
+def pages() -> Iterator[Picture]:
+    """PDFs."""
+    half = filled((1, 0, 0), (0, 0, 595, 421))
+    yield Picture("PDF", pdf(half), is_good=True)
+    yield Picture("PDF of Pillow's", encoded(Image.new("RGB", (16, 16)), "PDF"), is_good=True)
+    yield Picture("PDF with a password", encrypted(b"secret"), is_good=False)
+    yield Picture("PDF without a page", pdf(), is_good=False)
+    yield Picture("PDF's head alone", b"%PDF-1.7\n", is_good=False)
+    yield Picture("PDF cut off", pdf(half)[:200], is_good=False)
+    yield Picture("PDF of an endless page", pdf(half, size=(1e12, 1e12)), is_good=False)
+    yield Picture("PDF that draws a million times", pdf(half * 1_000_000), is_good=False)
+    packed = deflated(bytes(HIDDEN_BYTES), image_entries(100_000, 1_000))
+    yield Picture("PDF with a hidden bomb", pictured(packed), is_good=None)
 
 
 def _noise(form: str, choose: random.Random) -> bytes:

@@ -30,7 +30,7 @@ REFUSALS = frozenset(
 
 def hostile_pictures(world: World) -> Report:
     """Row 29: bombs, fragments and other formats end as failures, and odd pictures as answers."""
-    pictures = corpus(world.seed, num_each=world.pick(3, None))
+    pictures = corpus(world.seed)
     with world.scene("hostile-pictures") as scene:
         (slot,) = scene.crew.add(scene.spec())
         idle_bytes = resident_bytes(slot.pid)

@@ -13,8 +13,19 @@ from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
 from tests.support.waiting import wait_until
-from visionq import AsyncClient, Client, State, StoreAddress, TaskExpired, TaskFailed, TaskRevoked
+from tests.worker.pdf_bytes import A4, lettered, pdf
+from visionq import (
+    AsyncClient,
+    Client,
+    Page,
+    State,
+    StoreAddress,
+    TaskExpired,
+    TaskFailed,
+    TaskRevoked,
+)
 from visionq.contract import read_result
+from visionq.image_tokens import num_image_tokens
 from visionq.local import LocalUrls
 from visionq.objects import ObjectStore
 
@@ -31,6 +42,17 @@ THREE_JOBS = (
 def other_app(urls: LocalUrls) -> Celery:
     """Somebody else's Celery application, with nothing of ours in it."""
     return Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+
+
+def test_page_of_a_pdf_is_answered(service: Client) -> None:
+    content = pdf(b"", lettered("Invoice 2041: 31.90 EUR"))
+    result = service.ocr(Page(content, 2)).result(timeout=SECONDS)
+    assert result.provenance.input_pages == (2,)
+    assert result.usage is not None
+    assert result.usage.image_tokens == num_image_tokens(*A4, 16)
+    with pytest.raises(TaskFailed) as caught:
+        service.ocr(Page(content, 3)).result(timeout=SECONDS)
+    assert caught.value.code == "page_missing"
 
 
 @pytest.mark.parametrize(("kind", "names", "question", "image_tokens"), THREE_JOBS)

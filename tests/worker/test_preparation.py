@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Lock
 
 import pytest
 from PIL import Image
 
 from tests.support.scripted import ScriptedEngine
+from tests.worker.pdf_bytes import A4, filled, pdf
 from tests.worker.photographs import jpeg
 from tests.worker.picture_bytes import encoded, exif
 from visionq.contract import FailureCode, ImageRef, State, Task
@@ -48,10 +50,11 @@ def preparation(
     decoding: Decoding = "fast",
     max_bytes: int = 200_000_000,
     max_at_once: int = 2,
+    reads_pdf: bool = False,
 ) -> Preparation:
     return Preparation(
         engine or ScriptedEngine(),
-        ImageLimits(max_pixels=40_000_000, formats=("JPEG", "PNG", "WEBP")),
+        ImageLimits(max_pixels=40_000_000, formats=("JPEG", "PNG", "WEBP"), pdf=reads_pdf),
         decoding=decoding,
         has_fast_decoder=False,
         max_bytes=max_bytes,
@@ -70,6 +73,32 @@ def run_of(*contents: bytes, num_crops: int = 1) -> Run:
     run.sources = tuple(Source(content, "digest") for content in contents)
     run.prompt = Prompt(text="?", num_crops=num_crops, max_new_tokens=1, is_max_chosen=False)
     return run
+
+
+def test_page_of_a_pdf_is_a_picture_and_measured_in_points() -> None:
+    engine = Listener()
+    run = run_of(pdf(b"", filled((1, 0, 0), (0, 0, *A4))))
+    run.sources = (replace(run.sources[0], page=2),)
+    preparation(engine, reads_pdf=True).prepare(run)
+    ((picture,),) = engine.given
+    assert isinstance(picture, Picture)
+    assert tuple(picture.pixels[168, 168]) == (255, 0, 0)
+    assert run.sizes == (A4,)
+
+
+def test_pdf_is_no_image_where_pages_are_not_allowed() -> None:
+    run = run_of(pdf(b""))
+    run.sources = (replace(run.sources[0], page=1),)
+    with pytest.raises(TaskError) as caught:
+        preparation().prepare(run)
+    assert caught.value.code is FailureCode.NOT_AN_IMAGE
+
+
+def test_page_is_allowed_the_memory_there_is() -> None:
+    run = run_of(pdf(filled((1, 0, 0), (0, 0, 300, 300)) * 300_000))
+    run.sources = (replace(run.sources[0], page=1),)
+    with pytest.raises(TaskError, match="more than 40 MB"):
+        preparation(max_bytes=40_000_000, reads_pdf=True).prepare(run)
 
 
 def test_engine_is_given_the_pictures_in_the_order_of_the_files() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.scripted import ScriptedEngine
 from tests.support.waiting import wait_until
+from tests.worker.pdf_bytes import A4, filled, pdf
 from tests.worker.picture_bytes import DOT
 from tests.worker.workbench import LONG, Workbench, workbench
 from visionq.contract import ImageRef, Options, Result, State, Task
@@ -91,6 +92,15 @@ def test_other_bytes_under_the_same_key_are_other_work(bench: Workbench) -> None
     bench.run(bench.task(images=images))
     bench.store.put("photos/today.png", DOT + b"\0")
     assert bench.run(bench.task(images=images)).provenance.reused_from is None
+
+
+def test_other_page_of_the_same_file_is_other_work(bench: Workbench) -> None:
+    bench.store.put("inputs/a.pdf", pdf(b"", filled((1, 0, 0), (0, 0, *A4))))
+    pages = [ImageRef(ref="inputs/a.pdf", page=number) for number in (None, 1, 2)]
+    first, again, other = (bench.run(bench.task(images=(page,))) for page in pages)
+    assert (first.provenance.input_pages, other.provenance.input_pages) == ((1,), (2,))
+    assert again.provenance.reused_from == first.task_id
+    assert other.provenance.reused_from is None
 
 
 def test_sampled_answers_are_not_shared(bench: Workbench) -> None:

@@ -88,6 +88,21 @@ def test_reference_gives_bytes_and_digest(sources: Sources, ref: str) -> None:
     assert sources.fetch(TASK_ID, 0, ImageRef(ref=ref)) == Source(DOT, DOT_DIGEST)
 
 
+@pytest.mark.parametrize(("asked", "meant"), [(None, 1), (1, 1), (7, 7)])
+def test_of_a_pdf_the_first_page_is_meant_unless_another_is_named(
+    sources: Sources, bucket: ObjectStore, asked: int | None, meant: int
+) -> None:
+    bucket.put("inputs/a.pdf", b"%PDF-1.7")
+    assert sources.fetch(TASK_ID, 0, ImageRef(ref="inputs/a.pdf", page=asked)).page == meant
+
+
+def test_an_image_has_no_pages(sources: Sources) -> None:
+    with pytest.raises(TaskError) as caught:
+        sources.fetch(TASK_ID, 0, ImageRef(ref=DOT_KEY, page=1))
+    assert caught.value.code is FailureCode.PAGE_MISSING
+    assert "no PDF" in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("ref", "code", "message"),
     [

@@ -89,7 +89,7 @@ def preparation(
 ) -> Preparation:
     return Preparation(
         engine,
-        ImageLimits(max_pixels=1_000_000, formats=("JPEG", "PNG", "WEBP")),
+        ImageLimits(max_pixels=1_000_000, formats=("JPEG", "PNG", "WEBP"), pdf=True),
         decoding=decoding,
         has_fast_decoder=False,
         max_bytes=max_bytes,

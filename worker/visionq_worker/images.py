@@ -12,12 +12,16 @@ import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Self
 
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from visionq.contract import FailureCode
 from visionq_worker.colours import BYTES_PER_PIXEL, flat_rgb
 from visionq_worker.errors import TaskError
+
+if TYPE_CHECKING:
+    from visionq.settings import LimitSettings
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
 """Of text beside a PNG's pixels, unpacked. Pillow would keep 64 MiB for each file."""
@@ -26,6 +30,7 @@ MAX_KEPT_BLOCKS = 2
 """Of 16 MB at most, that Pillow keeps for the next picture. By itself it keeps none, and a picture
 of 4 megapixels costs a third more: the system has to find it new pages."""
 
+PDF = "PDF"
 UPRIGHT = 1
 _TO_UPRIGHT = MappingProxyType(
     {
@@ -60,10 +65,24 @@ picture's components are in it."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
-    """What may be decoded. Formats are Pillow's names; the content of a file decides."""
+    """What may be decoded. Formats are Pillow's names; the content of a file decides.
+
+    `pdf`: whether pages of PDFs are rendered, too (`pages`).
+    """
 
     max_pixels: int
     formats: Collection[str]
+    pdf: bool = False
+
+    @classmethod
+    def of(cls, settings: LimitSettings) -> Self:
+        """As the settings have it, which count PDF among the formats."""
+        formats = set(settings.image_formats)
+        return cls(
+            max_pixels=settings.max_image_pixels,
+            formats=sorted(formats - {PDF}),
+            pdf=PDF in formats,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +186,8 @@ def _open(content: bytes, limits: ImageLimits) -> Image.Image:
         message = "an input image has too many pixels"
         raise TaskError(FailureCode.IMAGE_TOO_LARGE, message) from exc
     except UnidentifiedImageError as exc:
-        message = f"an input is no image of these kinds: {', '.join(sorted(limits.formats))}"
+        kinds = sorted([*limits.formats, PDF] if limits.pdf else limits.formats)
+        message = f"an input is no image of these kinds: {', '.join(kinds)}"
         raise TaskError(FailureCode.NOT_AN_IMAGE, message) from exc
     except _DAMAGE as exc:  # of a known kind, but its header breaks off
         raise _damaged() from exc

@@ -16,12 +16,14 @@ from visionq_worker.footprint import Decoding, peak_bytes
 from visionq_worker.images import Header, ImageLimits, open_image
 from visionq_worker.malloc import give_back
 from visionq_worker.model.errors import ImageShapeError, InputError
+from visionq_worker.pages import MAX_PAGE_BYTES, render_page
 
 if TYPE_CHECKING:
     from visionq_worker.engine.request import Engine
     from visionq_worker.model.geometry import Size
     from visionq_worker.model.pixels import Picture
     from visionq_worker.results import Run
+    from visionq_worker.sources import Source
 
 MEGABYTE = 1_000_000
 
@@ -61,7 +63,7 @@ class Preparation:
         began = perf_counter()
         num_crops = run.prompt.num_crops
         try:
-            developed = [self._develop(source.content, num_crops) for source in run.sources]
+            developed = [self._develop(source, num_crops) for source in run.sources]
             pictures = [picture for picture, _ in developed]
             run.inputs = self._engine.encode(run.prompt.text, pictures, num_crops)
         except ImageShapeError as error:
@@ -71,12 +73,14 @@ class Preparation:
         run.sizes = tuple(size for _, size in developed)
         run.seconds["prepare"] = perf_counter() - began
 
-    def _develop(self, content: bytes, num_crops: int) -> tuple[Picture, Size]:
+    def _develop(self, source: Source, num_crops: int) -> tuple[Picture, Size]:
         """One file's picture, as soon as there is memory for it."""
         from visionq_worker.developing import develop_exactly, develop_fast  # brings torch
 
         with self._places:
-            opened = open_image(content, self._limits)
+            if source.page is not None and self._limits.pdf:
+                return self._develop_page(source.content, source.page, num_crops)
+            opened = open_image(source.content, self._limits)
             needed = self._needed_bytes(opened.header, num_crops)
             with self._budget.take(needed):
                 if needed >= LARGE_BYTES:
@@ -84,6 +88,14 @@ class Preparation:
                 if self.decoding == "exact":
                     return develop_exactly(opened, num_crops)
                 return develop_fast(opened, num_crops, has_fast_decoder=self._has_fast_decoder)
+
+    def _develop_page(self, content: bytes, page: int, num_crops: int) -> tuple[Picture, Size]:
+        from visionq_worker.model.pixels import Picture  # brings torch
+
+        max_bytes = min(MAX_PAGE_BYTES, self._budget.num_bytes)
+        with self._budget.take(max_bytes):
+            rendered = render_page(content, page, num_crops, max_bytes=max_bytes)
+            return Picture.fitted(rendered.pixels), rendered.points
 
     def _needed_bytes(self, header: Header, num_crops: int) -> int:
         needed, there = peak_bytes(header, num_crops, self.decoding), self._budget.num_bytes

@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionq.contract import FailureCode, ImageRef
-from visionq.errors import InvalidImage
+from visionq.inputs import read_content, split_page
 from visionq.kinds import find_kind
 from visionq.submissions import draft
 from visionq_worker.developing import Upright
@@ -25,6 +24,8 @@ from visionq_worker.model.checkpoint import DESCRIPTIONS, find_checkpoint
 from visionq_worker.model.errors import ImageShapeError, InputError, ModelLoadError
 from visionq_worker.model.geometry import Size, num_image_tokens
 from visionq_worker.model.processor import Phi3VProcessor
+from visionq_worker.pages import MAX_PAGE_BYTES, render_page
+from visionq_worker.sources import page_meant
 
 if TYPE_CHECKING:
     from visionq.settings import ModelSettings, Settings
@@ -60,11 +61,9 @@ def render_submission(
     # Where they would lie in the store is of no account here.
     places = tuple(ImageRef(ref=f"inputs/{number}") for number in range(len(images)))
     prompt = render(draft(submission, places), kind)
-    limits = ImageLimits(
-        max_pixels=settings.limits.max_image_pixels, formats=settings.limits.image_formats
-    )
+    limits = ImageLimits.of(settings.limits)
     set_up_pillow()
-    sizes = [_size(image, limits) for image in images]
+    sizes = [_size(image, limits, prompt.num_crops) for image in images]
     processor = _processor(settings.model)
     try:
         image_tokens = tuple(num_image_tokens(*size, prompt.num_crops) for size in sizes)
@@ -85,14 +84,15 @@ def render_submission(
     )
 
 
-def _size(image: str, limits: ImageLimits) -> Size:
-    """Upright, in pixels."""
+def _size(image: str, limits: ImageLimits, num_crops: int) -> Size:
+    """Upright, in pixels, or as a page is measured."""
     if match := _SIZE.fullmatch(image):
         return Size(int(match[1]), int(match[2]))
-    try:
-        content = Path(image).read_bytes()
-    except (OSError, ValueError) as exc:
-        raise InvalidImage(f"cannot read {image}: {exc}") from exc
+    file, asked = split_page(image)
+    content = read_content(file)
+    page = page_meant(content, asked)
+    if page is not None and limits.pdf:
+        return render_page(content, page, num_crops, max_bytes=MAX_PAGE_BYTES).shape
     return Upright(open_image(content, limits).load()).size
 
 

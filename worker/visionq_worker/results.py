@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from visionq_worker.model.processor import ModelInputs
 
 Sizes: TypeAlias = tuple[tuple[int, int], ...]
-"""Width and height of a task's images, upright, in pixels."""
+"""Width and height of a task's images, upright: in pixels, and of a PDF's page in points."""
 
 _END_STATES = {FailureCode.REVOKED: State.REVOKED, FailureCode.EXPIRED: State.EXPIRED}
 
@@ -190,8 +190,10 @@ def _usage(run: Run) -> Usage | None:
 
 
 def _provenance(run: Run, maker: Maker) -> Provenance:
+    pages = tuple(source.page for source in run.sources)
     return Provenance(
         input_digests=tuple(source.digest for source in run.sources),
+        input_pages=pages if any(pages) else (),
         kind_version=run.kind.version if run.kind else None,
         kind_digest=run.kind.digest() if run.kind else None,
         prompt_digest=run.prompt.digest() if run.prompt else None,

@@ -268,7 +268,7 @@ def build_preparation(settings: Settings, engine: Engine) -> Preparation:
     given = settings.limits
     return Preparation(
         engine,
-        ImageLimits(max_pixels=given.max_image_pixels, formats=given.image_formats),
+        ImageLimits.of(given),
         decoding=given.decoding,
         has_fast_decoder=has_fast_decoder(),
         max_bytes=given.max_decode_bytes,

@@ -41,7 +41,7 @@ def work_key(run: Run, maker: Maker) -> str | None:
         run.prompt.max_new_tokens,
         run.prompt.is_max_chosen,
         options.schema,
-        [source.digest for source in run.sources],
+        [[source.digest, source.page] for source in run.sources],
         [engine.model, engine.revision, engine.dtype, engine.max_context_tokens],
         maker.decoding,
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from visionq.contract import FailureCode, ImageRef
@@ -30,6 +30,8 @@ class Source:
 
     content: bytes
     digest: str
+    page: int | None = None
+    """Of a PDF, which is meant; None of an image."""
 
 
 class Pins(Protocol):
@@ -75,9 +77,13 @@ class Sources:
         such bucket) stays a `StorageError`: that passes, and the task can wait for it. So does
         `BrokerUnavailable`, for a URL.
         """
-        if image.ref.startswith("https://"):
-            return self._from_web(task_id, number, image.ref)
-        return self._from_store(*self._locate(image.ref))
+        source = self._fetch(task_id, number, image.ref)
+        return replace(source, page=page_meant(source.content, image.page))
+
+    def _fetch(self, task_id: str, number: int, ref: str) -> Source:
+        if ref.startswith("https://"):
+            return self._from_web(task_id, number, ref)
+        return self._from_store(*self._locate(ref))
 
     def _from_web(self, task_id: str, number: int, url: str) -> Source:
         if self._fetcher is None:
@@ -118,6 +124,16 @@ class Sources:
         if bucket != self._store.bucket and bucket not in self._allowed_buckets:
             raise TaskError(FailureCode.INPUT_NOT_ALLOWED, "the bucket is not allowed")
         return bucket, key
+
+
+def page_meant(content: bytes, asked: int | None) -> int | None:
+    """Which page of a PDF; None of an image. Raises `TaskError` for a page of an image."""
+    if content.startswith(b"%PDF-"):
+        return asked or 1
+    if asked is not None:
+        message = f"page {asked} was asked for of an input that is no PDF"
+        raise TaskError(FailureCode.PAGE_MISSING, message)
+    return None
 
 
 def _source(content: bytes) -> Source:
