@@ -192,7 +192,7 @@ def test_status_of_a_failed_task_says_why(answering: Env, failed: str) -> None:
     assert result.exit_code == 0
     assert result.stdout == (
         f"{failed} ocr      FAILURE  "
-        "not_an_image: an input is no image of these kinds: JPEG, PNG, WEBP\n"
+        "not_an_image: an input is no image of these kinds: JPEG, PDF, PNG, WEBP\n"
     )
 
 
@@ -204,7 +204,7 @@ def test_status_as_json_is_a_line_per_task(answering: Env, answered: str, failed
     assert (second["id"], second["state"]) == (failed, "FAILURE")
     assert second["failure"] == {
         "code": "not_an_image",
-        "message": "an input is no image of these kinds: JPEG, PNG, WEBP",
+        "message": "an input is no image of these kinds: JPEG, PDF, PNG, WEBP",
         "retryable": False,
     }
 

@@ -33,7 +33,7 @@ def test_failed_task_exits_1_and_says_why(answering: Env, tmp_path: Path) -> Non
     result = visionq(answering, "submit", "ocr", tmp_path / "letter.txt", "--wait")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1] == (
-        "visionq: an input is no image of these kinds: JPEG, PNG, WEBP"
+        "visionq: an input is no image of these kinds: JPEG, PDF, PNG, WEBP"
     )
 
 
