@@ -110,6 +110,8 @@ def _read_size(file: IO[bytes]) -> Size | None:
     file.seek(0)
     if start.startswith(b"%PDF-"):
         raise _only_worker_knows("a page of a PDF")
+    if start[4:8] == b"ftyp":  # imagesize does not read those that are turned
+        raise _only_worker_knows("a HEIF")
     if not start.startswith(_SIGNS) and (start[:4], start[8:]) != (b"RIFF", b"WEBP"):
         return None
     width, height = cast("tuple[int, int]", imagesize.get(file))

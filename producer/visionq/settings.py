@@ -45,7 +45,7 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 HostName = Annotated[str, Field(pattern=r"^\.?[a-z0-9][a-z0-9.-]{0,252}$")]
 # Pillow opens forty, some by running other programs; of these it is known what they take of memory.
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PDF"]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "PDF", "HEIF", "GIF", "TIFF", "BMP"]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 

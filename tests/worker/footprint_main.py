@@ -15,21 +15,21 @@ from PIL import Image
 from tests.worker.picture_bytes import encoded, exif, rle_bmp
 from visionq_worker.developing import develop_exactly, develop_fast
 from visionq_worker.footprint import Decoding, peak_bytes
+from visionq_worker.heifs import HEIF, has_heif
 from visionq_worker.images import ImageLimits, open_image, set_up_pillow
 from visionq_worker.jpegs import has_fast_decoder
 from visionq_worker.malloc import set_up_malloc
 
 SIZE = (2400, 1800)
 NUM_CROPS = 4
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", *([HEIF] if has_heif() else []))
 DECODINGS: tuple[Decoding, ...] = ("exact", "fast")
 
 
 def main() -> None:
     set_up_malloc()
-    set_up_pillow()
-    limits = ImageLimits(
-        max_pixels=40_000_000, formats=("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-    )
+    set_up_pillow(FORMATS)
+    limits = ImageLimits(max_pixels=40_000_000, formats=FORMATS)
     for name, content in files():
         for decoding in DECODINGS:
             print(in_a_child(partial(measured, name, content, limits, decoding)), flush=True)
@@ -57,6 +57,12 @@ def files() -> Iterator[tuple[str, bytes]]:
     yield "WEBP", encoded(rgb, "WEBP", method=0)
     yield "WEBP, transparent", encoded(rgba, "WEBP", method=0)
     yield "WEBP, lossless", encoded(rgba, "WEBP", method=0, lossless=True)
+    if has_heif():
+        yield "HEIF", encoded(rgb, HEIF)
+        yield "HEIF, transparent", encoded(rgba, HEIF)
+        yield "HEIF, grey", encoded(grey, HEIF)
+        yield "HEIF, turned", encoded(rgb, HEIF, exif=exif(6))
+        yield "HEIF, two pictures", encoded(rgb, HEIF, save_all=True, append_images=[rgb])
     yield "GIF", encoded(rgb.convert("P"), "GIF")
     yield "BMP", encoded(rgb, "BMP")
     yield "BMP, packed", rle_bmp(*SIZE)

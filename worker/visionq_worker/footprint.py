@@ -48,6 +48,7 @@ _COPIES = MappingProxyType(
         "PNG": _Copies(0),
         "GIF": _Copies(0),
         "WEBP": _Copies(3, kept=2),  # two canvases, and one of them as bytes
+        "HEIF": _Copies(2),  # planes of the decoder, 16 bits each at most, and RGB
         "TIFF": _Copies(2),  # a strip of all there is in 16 bits, or the copy that is upright
         "BMP": _Copies(2),  # bytes unpacked in Python
     }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from visionq.contract import FailureCode
+from visionq_worker import heifs
 from visionq_worker.colours import BYTES_PER_PIXEL, flat_rgb
 from visionq_worker.errors import TaskError
 
@@ -126,12 +127,17 @@ class Opened:
         return image
 
 
-def set_up_pillow() -> None:
-    """Once for the process, before the first picture: what is set here is global to it."""
+def set_up_pillow(formats: Collection[str]) -> None:
+    """Once for the process, before the first picture: what is set here is global to it.
+
+    Raises `StartError` for a format whose decoder is not installed.
+    """
     # Our own limit of pixels counts; Pillow's lower one would only fill the log.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
     Image.core.set_blocks_max(MAX_KEPT_BLOCKS)  # type: ignore[attr-defined]
+    if heifs.HEIF in formats:
+        heifs.register()
 
 
 def open_image(content: bytes, limits: ImageLimits) -> Opened:

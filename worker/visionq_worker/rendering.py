@@ -62,7 +62,7 @@ def render_submission(
     places = tuple(ImageRef(ref=f"inputs/{number}") for number in range(len(images)))
     prompt = render(draft(submission, places), kind)
     limits = ImageLimits.of(settings.limits)
-    set_up_pillow()
+    set_up_pillow(limits.formats)
     sizes = [_size(image, limits, prompt.num_crops) for image in images]
     processor = _processor(settings.model)
     try:

@@ -161,7 +161,7 @@ class Service:
     def _build(self, undo: ExitStack) -> Executor:
         settings = self.settings
         log.debug("the C library is told what to keep: %s", set_up_malloc())
-        set_up_pillow()
+        set_up_pillow(settings.limits.image_formats)
         records = open_records(settings)
         undo.callback(records.close)
         store = open_store(settings)
