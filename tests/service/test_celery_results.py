@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery.app.task import Context
 from celery.result import AsyncResult
 
 from tests.support.waiting import wait_until
@@ -21,44 +22,74 @@ from visionq_worker.app import build_app
 # Celery's call, not ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")
 
+CLAIM = "tag#1"
+REQUESTS = {"with its message": Context(properties={"delivery_tag": CLAIM}), "alone": None}
+"""How Celery hands over a success; the message is settled with it."""
+
 
 @pytest.fixture
 def user(raw: redis.Redis) -> Iterator[str]:
     """A user of Redis who may do all but store Celery's results."""
     name = f"u{uuid.uuid4().hex[:12]}"
     raw.acl_setuser(
-        name, enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-setex"]
+        name,
+        enabled=True,
+        nopass=True,
+        keys=["*"],
+        channels=["*"],
+        commands=["+@all", "-set", "-setex"],
     )
     yield name
     raw.acl_deluser(name)
 
 
 @pytest.fixture
-def app(urls: LocalUrls, user: str) -> Any:
+def app(urls: LocalUrls, user: str, namespace: str) -> Any:
     url = urls.broker_url.replace("redis://", f"redis://{user}:any@")
-    return build_app(load_settings(broker={"url": url}))
+    app = build_app(load_settings(broker={"url": url, "namespace": namespace}))
+    app.visionq_service.leases.took(CLAIM)
+    return app
 
 
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_result_that_redis_refuses_is_stored_when_it_does_so_no_longer(
-    app: Any, user: str, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+    app: Any, user: str, raw: redis.Redis, caplog: pytest.LogCaptureFixture, request_: Any
 ) -> None:
     task_id = str(uuid.uuid4())
+    leases = app.visionq_service.leases
     storing = threading.Thread(
-        target=app.backend.store_result, args=(task_id, {"text": "a shelf"}, "SUCCESS")
+        target=app.backend.store_result,
+        args=(task_id, {"text": "a shelf"}, "SUCCESS"),
+        kwargs={"request": request_},
     )
     storing.start()
     wait_until(lambda: "is not stored yet" in caplog.text)
     assert AsyncResult(task_id, app=app).state == "PENDING"
-    raw.acl_setuser(user, enabled=True, commands=["+setex"])
+    assert leases.held == [CLAIM]
+    raw.acl_setuser(user, enabled=True, commands=["+set", "+setex"])
     storing.join()
     assert AsyncResult(task_id, app=app).result == {"text": "a shelf"}
+    assert leases.held == ([CLAIM] if request_ is None else [])
+    assert 0 < raw.ttl(f"celery-task-meta-{task_id}") <= app.conf.result_expires
 
 
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_worker_goes_on_without_a_result_that_is_refused_for_good(
-    app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, request_: Any
 ) -> None:
     monkeypatch.setattr(celery_parts, "REFUSED_PAUSES", (0.01, 0.01))
     task_id = str(uuid.uuid4())
-    app.backend.store_result(task_id, {"text": "a shelf"}, "SUCCESS")
+    app.backend.store_result(task_id, {"text": "a shelf"}, "SUCCESS", request=request_)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2 + [logging.ERROR]
     assert AsyncResult(task_id, app=app).state == "PENDING"
+    assert app.visionq_service.leases.held == [CLAIM]
+
+
+def test_message_of_a_chord_is_not_settled_with_its_result(app: Any, raw: redis.Redis) -> None:
+    """Celery still has to count it."""
+    request = Context(properties={"delivery_tag": CLAIM}, chord={"any": "chord"})
+    raw.acl_setuser(
+        app.conf.broker_url.split("//")[1].split(":")[0], enabled=True, commands=["+set", "+setex"]
+    )
+    app.backend.store_result(str(uuid.uuid4()), {"text": "a shelf"}, "SUCCESS", request=request)
+    assert app.visionq_service.leases.held == [CLAIM]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.backends.redis import RedisBackend
 from celery.concurrency.thread import TaskPool
 from celery.exceptions import Reject
+from celery.states import SUCCESS
 from celery.worker.consumer import Consumer as CeleryConsumer
 from redis import RedisError
+
+if TYPE_CHECKING:
+    from visionq_worker.leases import Leases
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +41,11 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 class Backend(RedisBackend):  # type: ignore[misc]
     """Results in Redis, written without reading first, and by a Redis that was full, too.
 
-    Celery looks whether a success is stored already, lest a late attempt overwrites it: one round
-    trip in five. Here no late attempt gets so far, its fence being stale. And where Redis refuses
-    the success, Celery would store a failure; here it is asked again for `sum(REFUSED_PAUSES)`
-    seconds, and then gone without: the task's record and its result object say what became of it.
+    Celery looks whether a success is stored already, lest a late attempt overwrites it. Here no
+    late attempt gets so far, its fence being stale. And where Redis refuses the success, Celery
+    would store a failure; here it is asked again for `sum(REFUSED_PAUSES)` seconds, and then gone
+    without: the task's record and its result object say what became of it. An answer's message is
+    settled in the same step, which spares a round trip.
     """
 
     def _store_result(
@@ -57,9 +62,10 @@ class Backend(RedisBackend):  # type: ignore[misc]
         )
         meta["task_id"] = task_id
         key, value = self.get_key_for_task(task_id), self.encode(meta)
+        claim = _claim_done(request) if state == SUCCESS else None
         for pause in REFUSED_PAUSES:
             try:
-                self._set_with_state(key, value, state)
+                self._write(key, value, state, claim)
             except RedisError as error:
                 log.warning("Celery's result of task %s is not stored yet: %s", task_id, error)
                 sleep(pause)
@@ -68,6 +74,21 @@ class Backend(RedisBackend):  # type: ignore[misc]
         else:
             log.error("Celery's result of task %s is not stored: it will stay PENDING", task_id)
         return result
+
+    def _write(self, key: str, value: str, state: str, claim: str | None) -> None:
+        if claim is None:
+            self._set_with_state(key, value, state)
+            return
+        leases: Leases = self.app.visionq_service.leases
+        leases.ack_with_result(claim, key, value, self.expires)
+
+
+def _claim_done(request: Any) -> str | None:
+    """The claim that ends with this success; None where Celery has more to do for a sender."""
+    if request is None or request.chord:
+        return None
+    properties: Mapping[str, str] = request.properties or {}
+    return properties.get("delivery_tag")
 
 
 class Pool(TaskPool):  # type: ignore[misc]

@@ -207,14 +207,24 @@ return lost
 """
 )
 
-# More ARGV: claim...
-ACK = (
-    _HEAD
-    + """
-redis.call('HDEL', UNACKED, unpack(ARGV, 5))
-redis.call('ZREM', INDEX, unpack(ARGV, 5))
-redis.call('HDEL', LEASES, unpack(ARGV, 5))
+_SETTLE = """
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1])
 """
+
+# KEYS unacked, unacked-index, leases; ARGV claim. Without the head of the others: every task ends
+# with this or the next one.
+ACK = _SETTLE
+
+# One KEYS more: Celery's result, which is its channel, too; more ARGV: value, TTL. Where a full
+# Redis refuses the value, it settles nothing either.
+ACK_WITH_RESULT = (
+    """
+redis.call('SET', KEYS[4], ARGV[2], 'EX', ARGV[3])
+redis.call('PUBLISH', KEYS[4], ARGV[2])
+"""
+    + _SETTLE
 )
 
 # More ARGV: claim... The messages are the next ones to be taken.

@@ -76,6 +76,7 @@ class Leases:
         self._claim = client.register_script(lease_scripts.CLAIM)
         self._renew = client.register_script(lease_scripts.RENEW)
         self._ack = client.register_script(lease_scripts.ACK)
+        self._ack_with_result = client.register_script(lease_scripts.ACK_WITH_RESULT)
         self._give_back = client.register_script(lease_scripts.GIVE_BACK)
         self._put_aside = client.register_script(lease_scripts.PUT_ASIDE)
         self._sweep = client.register_script(lease_scripts.SWEEP)
@@ -125,7 +126,17 @@ class Leases:
         with self._lock:
             is_held = claim in self._held
         if is_held:
-            self._say(claim, partial(self._run, self._ack, claim))
+            words = (*self._keys[:3], claim)
+            self._say(claim, partial(self._evaluate, self._ack, 3, words))
+
+    def ack_with_result(self, claim: str, key: str, value: str, ttl_seconds: int) -> None:
+        """The same, with Celery's result in one step. Raises redis-py's errors.
+
+        A Redis that refuses the result has settled nothing either.
+        """
+        words = (*self._keys[:3], key, claim, value, ttl_seconds)
+        self._evaluate(self._ack_with_result, 4, words)
+        self._let_go(claim)
 
     def give_back(self, claim: str) -> None:
         """Put the message back, to be the next one taken from its queue."""
@@ -196,12 +207,17 @@ class Leases:
             log.warning("a message could not be settled yet: %s", error)
             self._unheard.put(partial(self._say, claim, command))
         else:
-            with self._lock:
-                self._held.discard(claim)
+            self._let_go(claim)
+
+    def _let_go(self, claim: str) -> None:
+        with self._lock:
+            self._held.discard(claim)
 
     def _run(self, script: Any, *args: str | float) -> Any:
-        words = (*self._args, *args)
+        return self._evaluate(script, len(self._keys), (*self._keys, *self._args, *args))
+
+    def _evaluate(self, script: Any, num_keys: int, words: Sequence[str | float]) -> Any:
         try:
-            return self._redis.evalsha(script.sha, len(self._keys), *self._keys, *words)
+            return self._redis.evalsha(script.sha, num_keys, *words)
         except NoScriptError:
-            return script(self._keys, words)
+            return script(words[:num_keys], words[num_keys:])
