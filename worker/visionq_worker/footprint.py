@@ -40,6 +40,7 @@ class _Copies:
 
     decoding: int
     kept: int = 0  # until the picture has been resized
+    least: int = 1  # bytes of a pixel, even if the picture has fewer
 
 
 _COPIES = MappingProxyType(
@@ -48,9 +49,9 @@ _COPIES = MappingProxyType(
         "PNG": _Copies(0),
         "GIF": _Copies(0),
         "WEBP": _Copies(3, kept=2),  # two canvases, and one of them as bytes
-        "HEIF": _Copies(2),  # planes of the decoder, 16 bits each at most, and RGB
+        "HEIF": _Copies(3, least=2),  # planes of the decoder, RGB of it, and RGB as bytes
         "TIFF": _Copies(2),  # a strip of all there is in 16 bits, or the copy that is upright
-        "BMP": _Copies(2),  # bytes unpacked in Python
+        "BMP": _Copies(3),  # bytes unpacked in Python
     }
 )
 
@@ -76,8 +77,8 @@ def peak_bytes(header: Header, num_crops: int, decoding: Decoding) -> int:
     size = Size(header.width, header.height)
     factor = reduction(header, num_crops, decoding)
     num_pixels = -(-size.width // factor) * -(-size.height // factor)
-    picture_bytes = num_pixels * BYTES_PER_PIXEL[header.mode]
     copies = _COPIES[header.form]
+    picture_bytes = num_pixels * max(BYTES_PER_PIXEL[header.mode], copies.least)
     while_decoded = (
         picture_bytes * (1 + copies.decoding) + COEFFICIENT_BYTES * header.num_coefficients
     )
