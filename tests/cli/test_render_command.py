@@ -17,7 +17,7 @@ from tests.support.tiny import tiny_model
 from tests.support.workers import BIN
 from tests.worker.pdf_bytes import pdf
 from visionq_worker.model.pixels import Picture
-from visionq_worker.pages import MAX_PAGE_BYTES, render_page
+from visionq_worker.pdf_pages import MAX_PAGE_BYTES, render_page
 
 Env = dict[str, str]
 

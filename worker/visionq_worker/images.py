@@ -68,7 +68,7 @@ picture's components are in it."""
 class ImageLimits:
     """What may be decoded. Formats are Pillow's names; the content of a file decides.
 
-    `pdf`: whether pages of PDFs are rendered, too (`pages`).
+    `pdf`: whether pages of PDFs are rendered, too (`pdf_pages`).
     """
 
     max_pixels: int

@@ -1,9 +1,9 @@
 """One page of a PDF as pixels: a program of its own, and the only door to PDFium.
 
-`pages` starts it for each page, with the file on its standard input. PDFium serves one thread at a
-time, and ends its process where memory runs out or a file outwits it; here that concerns nobody
-else. The program limits itself before it looks at the file, has no environment to give away, and
-imports nothing that takes long.
+`pdf_pages` starts it for each page, with the file on its standard input. PDFium serves one thread
+at a time, and ends its process where memory runs out or a file outwits it; here that concerns
+nobody else. The program limits itself before it looks at the file, has no environment to give away,
+and imports nothing that takes long.
 
 It writes a line of JSON (`Reply`) and then the pixels, RGB, row by row; or the line alone, with
 what is in the way.

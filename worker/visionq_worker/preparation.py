@@ -16,7 +16,7 @@ from visionq_worker.footprint import Decoding, peak_bytes
 from visionq_worker.images import Header, ImageLimits, open_image
 from visionq_worker.malloc import give_back
 from visionq_worker.model.errors import ImageShapeError, InputError
-from visionq_worker.pages import MAX_PAGE_BYTES, render_page
+from visionq_worker.pdf_pages import MAX_PAGE_BYTES, render_page
 
 if TYPE_CHECKING:
     from visionq_worker.engine.request import Engine

@@ -24,7 +24,7 @@ from visionq_worker.model.checkpoint import DESCRIPTIONS, find_checkpoint
 from visionq_worker.model.errors import ImageShapeError, InputError, ModelLoadError
 from visionq_worker.model.geometry import Size, num_image_tokens
 from visionq_worker.model.processor import Phi3VProcessor
-from visionq_worker.pages import MAX_PAGE_BYTES, render_page
+from visionq_worker.pdf_pages import MAX_PAGE_BYTES, render_page
 from visionq_worker.sources import page_meant
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from tests.worker.pdf_bytes import (
 from visionq.contract import FailureCode
 from visionq_worker.errors import TaskError
 from visionq_worker.model.geometry import Size, num_image_tokens, resized_size
-from visionq_worker.pages import MAX_PAGE_BYTES, Page, render_page
+from visionq_worker.pdf_pages import MAX_PAGE_BYTES, Page, render_page
 
 RED, GREEN, BLUE = (1, 0, 0), (0, 1, 0), (0, 0, 1)
 WHOLE = (0, 0, *A4)
@@ -152,7 +152,7 @@ def progressive_scan() -> bytes:
 
 
 def test_page_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visionq_worker.pages.CPU_SECONDS", 1)
+    monkeypatch.setattr("visionq_worker.pdf_pages.CPU_SECONDS", 1)
     # A colour is worked out for each pixel, in a hundred thousand steps.
     colour = deflated(
         b"{ %s pop dup dup }" % (b"abs " * 100_000),
