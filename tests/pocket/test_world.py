@@ -1,0 +1,126 @@
+"""Drawn pictures: the same again from their seed, readable, and answered truly."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from visionq.kinds import BUILTIN_KINDS
+from visionq_worker.outputs import parse
+from visionq_worker.pocket.world.fonts import BUILT_IN, faces, font, size_for
+from visionq_worker.pocket.world.level import LEVELS, LONGER_SIDE_PX, Level
+from visionq_worker.pocket.world.samples import SORTS, Sample, sample
+
+SEEDS = range(12)
+EVERY = [(sort, seed) for sort in SORTS for seed in SEEDS]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_the_same_seed_draws_the_same_and_another_does_not(sort: str) -> None:
+    first, again, other = sample(sort, 1), sample(sort, 1), sample(sort, 2)
+    assert first.answer == again.answer
+    assert [one.image.tobytes() for one in first.canvases] == [
+        one.image.tobytes() for one in again.canvases
+    ]
+    assert first.canvases[0].image.tobytes() != other.canvases[0].image.tobytes()
+
+
+@pytest.mark.parametrize(("sort", "seed"), EVERY)
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_what_is_drawn_is_within_the_picture(sort: str, seed: int, level: Level) -> None:
+    drawn = sample(sort, seed, level)
+    for canvas in drawn.canvases:
+        assert max(canvas.image.size) == LONGER_SIDE_PX
+        assert canvas.marks or sort == "pair"
+        for mark in canvas.marks:
+            left, top, right, bottom = mark.box
+            assert -4 <= left < right <= canvas.image.width + 4, mark
+            assert -4 <= top < bottom <= canvas.image.height + 4, mark
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_marks_stand_where_the_letters_are(seed: int) -> None:
+    """Each letter's box has its ink in it, however the picture is turned."""
+    (canvas,) = sample("cover", seed).canvases
+    pixels = np.asarray(canvas.image.convert("L"), dtype=int)
+    ground = np.asarray(canvas.ground) @ (0.299, 0.587, 0.114)
+    for mark in canvas.marks:
+        left, top, right, bottom = (round(edge) for edge in mark.box)
+        inside = pixels[max(0, top) : bottom + 1, max(0, left) : right + 1]
+        assert np.abs(inside - ground).max() > 60, mark
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_cover_shows_the_letters_of_its_answer(seed: int) -> None:
+    drawn = sample("cover", seed)
+    shown = "".join(mark.what for mark in drawn.canvases[0].marks)
+    told = [*drawn.value.values()] if isinstance(drawn.value, dict) else drawn.value
+    assert sorted(shown) == sorted("".join(told).replace(" ", ""))
+
+
+@pytest.mark.parametrize(("sort", "seed"), EVERY)
+def test_answers_are_what_the_kind_would_parse(sort: str, seed: int) -> None:
+    drawn = sample(sort, seed)
+    kind = BUILTIN_KINDS[drawn.kind]
+    kind.check(drawn.kind, len(drawn.canvases), drawn.question)
+    value = parse(drawn.answer, kind.parser, drawn.canvases[0].image.size)
+    if kind.parser == "table":
+        assert value["header"] == drawn.value["header"]
+        assert value["rows"] == drawn.value["rows"]
+    if kind.parser == "boxes":
+        assert [box["label"] for box in value] == [thing["label"] for thing in drawn.value]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_pair_differs_in_one_place_alone(seed: int) -> None:
+    drawn = sample("pair", seed)
+    marks = [mark for canvas in drawn.canvases for mark in canvas.marks]
+    pixels = [np.asarray(one.image, dtype=int) for one in drawn.canvases]
+    # Noise is a few, a colour or the ground instead of it is many.
+    rows, columns = np.nonzero(np.abs(pixels[0] - pixels[1]).max(axis=2) > 70)
+    around = [
+        mark
+        for mark in marks
+        if mark.box[0] - 6 <= columns.min()
+        and columns.max() <= mark.box[2] + 6
+        and mark.box[1] - 6 <= rows.min()
+        and rows.max() <= mark.box[3] + 6
+    ]
+    assert around
+    assert drawn.value["changed"] in drawn.answer
+
+
+def test_the_answer_about_a_chart_names_the_largest_bar() -> None:
+    for seed in range(30):
+        drawn: Sample = sample("chart", seed)
+        bars = [mark for mark in drawn.canvases[0].marks if mark.what == "bar"]
+        heights = [mark.box[3] - mark.box[1] for mark in bars]
+        listed = drawn.answer.split(". ")[-2].split(", ")
+        assert listed[int(np.argmax(heights))] == f"{drawn.value['largest']} {drawn.value['value']}"
+
+
+@pytest.mark.parametrize("face", faces())
+def test_capitals_are_as_high_as_asked(face: str) -> None:
+    box = font(face, size_for(face, 40)).getbbox("H")
+    assert 38 <= box[3] - box[1] <= 42
+
+
+def test_there_is_a_face_without_any_package() -> None:
+    assert faces()[0] == BUILT_IN
+
+
+def test_an_unknown_sort_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="no sort 'poem'; there are cover, chart"):
+        sample("poem", 1)
+
+
+def test_boxes_of_a_scene_are_in_thousandths() -> None:
+    drawn = [sample("scene", seed) for seed in range(20)]
+    found = [json.loads(one.answer) for one in drawn if one.kind == "detect"]
+    assert len(found) > 5
+    for thing in (thing for things in found for thing in things):
+        left, top, right, bottom = thing["box"]
+        assert 0 <= left < right <= 1000
+        assert 0 <= top < bottom <= 1000

@@ -1,0 +1,61 @@
+"""One picture, or a few, with a question and its true answer: the door to the world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from visionq_worker.pocket.world.canvas import Canvas
+from visionq_worker.pocket.world.charts import draw_chart
+from visionq_worker.pocket.world.covers import draw_cover
+from visionq_worker.pocket.world.level import HARDEST, Level
+from visionq_worker.pocket.world.scenes import draw_pair, draw_scene
+from visionq_worker.pocket.world.sorts import Drawn
+from visionq_worker.pocket.world.tables import draw_table
+
+SORTS: Mapping[str, Callable[[Random, Level], Drawn]] = {
+    "cover": draw_cover,
+    "chart": draw_chart,
+    "table": draw_table,
+    "scene": draw_scene,
+    "pair": draw_pair,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What the model is shown and asked, and what it should say.
+
+    `kind`: of task. `question` None is the kind's own. `value`: the answer as data.
+    """
+
+    sort: str
+    kind: str
+    canvases: tuple[Canvas, ...]
+    question: str | None
+    answer: str
+    value: Any
+
+
+def sample(sort: str, seed: int, level: Level = HARDEST) -> Sample:
+    """The picture of that sort and seed: the same again whenever it is asked for.
+
+    Raises `ValueError` for a sort that there is not.
+    """
+    if sort not in SORTS:
+        raise ValueError(f"no sort {sort!r}; there are {', '.join(SORTS)}")
+    choose = Random(f"{sort}/{level.name}/{seed}")  # noqa: S311  # to be the same again
+    drawn = SORTS[sort](choose, level)
+    asked = choose.choice(drawn.asked)
+    turn = choose.uniform(-level.max_turn_degrees, level.max_turn_degrees)
+    noise = choose.uniform(0.0, level.max_noise)
+    return Sample(
+        sort=sort,
+        kind=asked.kind,
+        canvases=tuple(one.turned(turn).with_noise(noise, choose) for one in drawn.canvases),
+        question=asked.question,
+        answer=asked.answer,
+        value=asked.value,
+    )
