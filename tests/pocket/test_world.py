@@ -13,7 +13,7 @@ from visionq_worker.pocket.world.fonts import BUILT_IN, faces, font, size_for
 from visionq_worker.pocket.world.level import LEVELS, LONGER_SIDE_PX, Level
 from visionq_worker.pocket.world.samples import SORTS, Sample, sample
 
-SEEDS = range(12)
+SEEDS = range(6)
 EVERY = [(sort, seed) for sort in SORTS for seed in SEEDS]
 
 

@@ -1,8 +1,8 @@
 """A checkpoint of random weights, for tests: the published architecture, small, within seconds.
 
-Same files, same tensor names, same layout of special tokens behind the vocabulary as published;
-only the numbers are small and the tokenizer is trained on sentences made here. The same seed gives
-byte-identical files. It answers nothing sensible: its words are real, their order is noise.
+Same files and tensor names as published (`small`); only the numbers are small and the tokenizer is
+trained on sentences made here. The same seed gives byte-identical files. It answers nothing
+sensible: its words are real, their order is noise.
 
     python -m visionq_worker.model.tiny FOLDER
 """
@@ -14,23 +14,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
+from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from visionq_worker.model.config import Phi3VConfig
 from visionq_worker.model.phi3v import Phi3VForCausalLM
+from visionq_worker.model.small import (
+    BYTES,
+    FIRST_PIECES,
+    NUM_TEXT_TOKENS,
+    UNKNOWN,
+    framed,
+    normalizer,
+    token_keys,
+    write_checkpoint,
+)
 
-UNKNOWN, START, END_OF_TEXT = "<unk>", "<s>", "<|endoftext|>"
-BYTES = [f"<0x{value:02X}>" for value in range(256)]
-NUM_TEXT_TOKENS = 512  # <unk>, <s>, </s>, 256 bytes, then pieces of text; published: 32000
-# As published: 45 special tokens behind the text tokens, most of them nameless, in 64 rows.
-NUM_SPECIALS = 45
-NUM_SPECIAL_ROWS = 64
-SPECIAL_OFFSETS = {"endoftext": 0, "assistant": 1, "system": 6, "end": 7, "user": 10, "image": 44}
-KEEPS_SPACE = ("endoftext", "system", "end", "user")  # the others swallow white space after them
-
+NUM_CROPS = 4
 HEAD_DIM = 96  # the published one, so that the same attention kernels are exercised
 # Sharp attention with a quiet voice: without it the many alike image tokens decide every answer.
 GAINS = {"qkv_proj": 2.0, "o_proj": 0.25}
@@ -38,25 +39,13 @@ GAINS = {"qkv_proj": 2.0, "o_proj": 0.25}
 SUBJECTS = ("the chart", "this picture", "a table", "the title", "one bar", "the author", "a stock")
 VERBS = ("shows", "lists", "compares", "has", "names", "rises to", "falls below", "is next to")
 OBJECTS = ("two lines", "the price", "a red square", "ten percent", "the year", "no text", "a book")
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
-)
 
 
 def make_tiny(folder: str | Path, seed: int = 0) -> Path:
     """Write the checkpoint into a folder (made if needed) and return the folder."""
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    config = tiny_config()
-    tensors = save(_weights(config, seed), metadata={"format": "pt"})
-    (target / "model.safetensors").write_bytes(tensors)
-    _tokenizer().save(str(target / "tokenizer.json"))
-    for name, content in _descriptions(config).items():
-        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-        (target / name).write_text(text, encoding="utf-8")
+    target, config = Path(folder), tiny_config()
+    tokenizer = framed(_trained_pieces())
+    write_checkpoint(target, config, _weights(config, seed), tokenizer, num_crops=NUM_CROPS)
     return target
 
 
@@ -70,7 +59,6 @@ def tiny_config() -> dict[str, Any]:
         "num_key_value_heads": 2,
         "intermediate_size": 256,
         "num_hidden_layers": 2,
-        "vocab_size": NUM_TEXT_TOKENS + NUM_SPECIAL_ROWS,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "rope_scaling": {
@@ -82,10 +70,7 @@ def tiny_config() -> dict[str, Any]:
         "original_max_position_embeddings": 4096,
         "tie_word_embeddings": False,
         "torch_dtype": "float32",
-        "bos_token_id": 1,
-        "eos_token_id": [2, _special_id("endoftext"), _special_id("end")],
-        "pad_token_id": _special_id("endoftext"),
-        "image_token_id": _special_id("image"),
+        **token_keys(),
         "vision_config": {
             "hidden_size": 64,
             "num_attention_heads": 2,
@@ -100,31 +85,6 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m visionq_worker.model.tiny FOLDER")
     make_tiny(sys.argv[1])
-
-
-def _descriptions(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The JSON files beside the weights and the tokenizer."""
-    return {
-        "config.json": config,
-        "generation_config.json": {
-            key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-        },
-        "preprocessor_config.json": {
-            "image_processor_type": "Phi3VImageProcessor",
-            "processor_class": "Phi3VProcessor",
-            "num_crops": 4,
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": START,
-            "eos_token": END_OF_TEXT,
-            "pad_token": END_OF_TEXT,
-            "unk_token": UNKNOWN,
-            "chat_template": CHAT_TEMPLATE,
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": config["max_position_embeddings"],
-        },
-    }
 
 
 def _weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
@@ -158,57 +118,19 @@ def _tensor(name: str, shape: torch.Size, rng: np.random.Generator) -> torch.Ten
     return noise.mul_(gain)
 
 
-def _special_id(name: str) -> int:
-    return NUM_TEXT_TOKENS + SPECIAL_OFFSETS[name]
-
-
-def _tokenizer() -> Tokenizer:
-    """A byte-pair tokenizer with the published one's rules, trained on the sentences below."""
-    tokenizer = Tokenizer(_trained_pieces())
-    tokenizer.normalizer = _normalizer()
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A", pair=f"{START} $A {START} $B", special_tokens=[(START, 1)]
-    )
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in (UNKNOWN, START)])
-    # As published, `</s>` is an added token but not a special one.
-    tokenizer.add_tokens([AddedToken("</s>", rstrip=True, normalized=False)])
-    tokenizer.add_special_tokens(_specials())
-    return tokenizer
-
-
-def _normalizer() -> normalizers.Normalizer:
-    return normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-
-
 def _trained_pieces() -> BPE:
     """Vocabulary and merges; ids 0 to 258 are <unk>, <s>, </s> and the bytes."""
     learner = Tokenizer(BPE())
-    learner.normalizer = _normalizer()
-    first = [UNKNOWN, START, "</s>", *BYTES]
-    trainer = BpeTrainer(vocab_size=NUM_TEXT_TOKENS, special_tokens=first, show_progress=False)
+    learner.normalizer = normalizer()
+    trainer = BpeTrainer(
+        vocab_size=NUM_TEXT_TOKENS, special_tokens=FIRST_PIECES, show_progress=False
+    )
     learner.train_from_iterator(_sentences(), trainer)
     learnt = json.loads(learner.to_str())["model"]
     assert len(learnt["vocab"]) == NUM_TEXT_TOKENS, "too few sentences for the vocabulary"
     merges = [(left, right) for left, right in learnt["merges"]]
     # The trainer would have made the bytes special tokens, so they are added to a fresh model.
     return BPE(learnt["vocab"], merges, unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True)
-
-
-def _specials() -> list[AddedToken]:
-    names = {offset: name for name, offset in SPECIAL_OFFSETS.items()}
-    texts = [names.get(offset, f"placeholder{offset}") for offset in range(NUM_SPECIALS)]
-    return [
-        AddedToken(f"<|{text}|>", rstrip=text not in KEEPS_SPACE, normalized=False)
-        for text in texts
-    ]
 
 
 def _sentences() -> list[str]:

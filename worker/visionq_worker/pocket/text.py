@@ -1,0 +1,70 @@
+"""What the pocket model writes with: single characters, and a token for each phrase of its answers.
+
+Made-up words are read letter by letter; what is the same in every answer is one token, so that an
+answer takes few steps. Prompts are characters alone, as no merge leads to a phrase.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
+from visionq_worker.model.small import FIRST_PIECES, NUM_TEXT_TOKENS, UNKNOWN, framed
+from visionq_worker.pocket.world.scenes import COLOURS, SHAPES
+
+SPACE = "▁"
+CHARACTERS = (SPACE, *map(chr, range(33, 127)))
+PHRASES = (
+    "Title: ",
+    "\nAuthor: ",
+    ". The largest is ",
+    " with ",
+    "The ",
+    " is missing in the second picture.",
+    " is new in the second picture.",
+    " in the second picture.",
+    " is ",
+    ", a ",
+    "A ",
+    " a ",
+    ", ",
+    '[{"label": "',
+    '", "box": [',
+    ']}, {"label": "',
+    "]}]",
+    *COLOURS,
+    *SHAPES,
+)
+_PARTS = re.compile(
+    "|".join(re.escape(phrase) for phrase in sorted(PHRASES, key=len, reverse=True)) + "|.",
+    re.DOTALL,
+)
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """The checkpoint's. Shared: nobody may change it."""
+    return framed(BPE(_vocabulary(), [], unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True))
+
+
+def answer_ids(answer: str) -> list[int]:
+    """The tokens that say exactly this, in as few steps as there are phrases for."""
+    vocabulary = _vocabulary()
+    ids: list[int] = []
+    for part in _PARTS.findall(answer):
+        written = part.replace(" ", SPACE)
+        if written in vocabulary:
+            ids.append(vocabulary[written])
+        else:
+            ids += [vocabulary[f"<0x{byte:02X}>"] for byte in part.encode()]
+    return ids
+
+
+@cache
+def _vocabulary() -> dict[str, int]:
+    pieces = [*FIRST_PIECES, *CHARACTERS, *(phrase.replace(" ", SPACE) for phrase in PHRASES)]
+    spare = (f"<spare{number}>" for number in range(NUM_TEXT_TOKENS - len(pieces)))
+    return {piece: number for number, piece in enumerate([*pieces, *spare])}
