@@ -55,6 +55,7 @@ class Reader:
         path.touch()
         self._file = path.open("rb")
         self._lock = threading.Lock()
+        self._begun = b""
         self._lines: list[Line] = []
         self._counts: Counter[tuple[int, What]] = Counter()
 
@@ -71,7 +72,11 @@ class Reader:
 
     def _read(self) -> None:
         for text in self._file:
-            line = Line(**json.loads(text))
+            self._begun += text
+            if not text.endswith(b"\n"):
+                break  # half of it: what crosses a page of the file is seen in two steps
+            line = Line(**json.loads(self._begun))
+            self._begun = b""
             self._lines.append(line)
             self._counts[line.pid, line.what] += 1
 
