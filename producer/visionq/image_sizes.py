@@ -7,22 +7,23 @@ they are stored: an orientation, which few of them have, may stand behind the pi
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from visionq.errors import InvalidImage
-from visionq.inputs import MAX_UPLOAD_BYTES, as_reference, read_content, split_page
+from visionq.inputs import as_reference, read_content, split_page
 from visionq.objects import split_s3_url
 
 if TYPE_CHECKING:
     from visionq.inputs import ImageArgument
     from visionq.objects import ObjectStore
 
-HEADER_BYTES = (64 * 1024, 1024 * 1024, MAX_UPLOAD_BYTES)
+HEADER_BYTES = (64 * 1024, 1024 * 1024, 4 * 1024 * 1024)
 """Fetched of a stored image, until its size is known: most say it at once, but for a JPEG with a
-colour profile or a preview before its size, and a TIFF with its directory at the end."""
+colour profile or a preview before its size. A large TIFF with its directory at the end does not."""
 
 _SIGNS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 """What files of the kinds begin with that workers read, WEBP aside."""
@@ -46,6 +47,8 @@ def image_size(argument: ImageArgument, store: ObjectStore) -> Size:
         raise _only_worker_knows("an image behind a URL")
     is_elsewhere = reference.ref.startswith("s3://")
     bucket, key = split_s3_url(reference.ref) if is_elsewhere else (store.bucket, reference.ref)
+    if bucket != store.bucket:  # which others are allowed is the workers' to say
+        raise _only_worker_knows("an image in another bucket")
     return _stored_size(store, bucket, key)
 
 
@@ -59,7 +62,7 @@ def size_in_hand(argument: ImageArgument) -> Size:
         raise _only_worker_knows("a page of a PDF")
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given[:5] != "data:"):
         return _size_of_file(Path(given))
-    if hasattr(given, "save") and hasattr(given, "size"):
+    if hasattr(given, "save") and hasattr(given, "size") and not hasattr(given, "read"):
         return Size(*given.size)
     size = _read_size(io.BytesIO(_content(given)))
     if size is None:
@@ -81,7 +84,11 @@ def _size_of_file(path: Path) -> Size:
 def _content(given: Any) -> bytes:
     if not hasattr(given, "read"):
         return read_content(given)
-    if not given.seekable():
+    seekable = getattr(given, "seekable", None)
+    # What is awaited is no place to stand in: `read_content` says what it takes.
+    if inspect.iscoroutinefunction(given.read):
+        return read_content(given)
+    if seekable is None or not seekable():
         raise InvalidImage("of a file object that cannot be rewound, the size is not known")
     place = given.tell()
     try:

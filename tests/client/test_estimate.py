@@ -351,3 +351,40 @@ def test_the_asyncio_client_estimates_an_upload_that_is_submitted_later(
 def test_of_a_page_only_a_worker_knows_the_size(client: Client, argument: Any) -> None:
     with pytest.raises(InvalidImage, match="a page of a PDF is, only a worker"):
         client.estimate("ocr", argument)
+
+
+class FieldFile:
+    """What Django has for a stored file: all that a PIL image has, but its size is its length."""
+
+    def __init__(self, content: bytes) -> None:
+        self._file = io.BytesIO(content)
+        self.size = len(content)
+
+    def read(self) -> bytes:
+        return self._file.read()
+
+    def save(self) -> None:
+        raise AssertionError("it is no PIL image")
+
+
+def test_file_objects_that_cannot_be_rewound_are_refused_and_can_be_submitted(
+    client: Client, fleets: Fleets
+) -> None:
+    fleets.tell("w", report(max_context_tokens=400))
+    with pytest.raises(InvalidImage, match="cannot be rewound"):
+        client.estimate("ocr", cast("Any", FieldFile(picture())), num_crops=1)
+    assert client.ocr(cast("Any", FieldFile(picture())), num_crops=1, max_new_tokens=1).id
+
+
+def test_upload_that_is_awaited_is_refused_by_the_client_that_cannot(client: Client) -> None:
+    class Upload:
+        async def read(self) -> bytes:
+            return picture()
+
+    with pytest.raises(InvalidImage, match="AsyncClient"):
+        client.estimate("ocr", cast("Any", Upload()))
+
+
+def test_other_buckets_are_the_workers_to_look_into(client: Client) -> None:
+    with pytest.raises(InvalidImage, match="another bucket"):
+        client.estimate("ocr", "s3://private/a.png")

@@ -124,3 +124,10 @@ def test_boxes_of_a_scene_are_in_thousandths() -> None:
         left, top, right, bottom = thing["box"]
         assert 0 <= left < right <= 1000
         assert 0 <= top < bottom <= 1000
+
+
+def test_boxes_are_where_the_shapes_are_in_the_finished_picture() -> None:
+    drawn = [one for seed in range(20) if (one := sample("scene", seed)).kind == "detect"]
+    for one in drawn:
+        marked = [[round(edge * 1000 / 672) for edge in mark.box] for mark in one.canvases[0].marks]
+        assert [thing["box"] for thing in one.value] == marked

@@ -22,6 +22,7 @@ from tests.worker.pdf_bytes import (
     stream,
 )
 from visionq.contract import FailureCode
+from visionq_worker import pdf_pages, pdfium
 from visionq_worker.errors import TaskError
 from visionq_worker.model.geometry import Size, num_image_tokens, resized_size
 from visionq_worker.pdf_pages import MAX_PAGE_BYTES, Page, render_page
@@ -169,10 +170,38 @@ def test_page_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert "1 seconds" in error.message
 
 
-def test_renderer_that_dies_is_a_failure_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    error = refusal(pdf(b""))
-    assert error.code == FailureCode.IMAGE_TRUNCATED
+@pytest.mark.parametrize("executable", ["/bin/false", "/nowhere/python"])
+def test_renderer_that_cannot_work_is_not_the_files_fault(
+    monkeypatch: pytest.MonkeyPatch, executable: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(TaskError) as caught:
+        rendered(pdf(b""))
+    assert (caught.value.code, caught.value.retryable) == (FailureCode.INTERNAL, True)
+
+
+@pytest.mark.parametrize(
+    ("does", "code"),
+    [
+        ("kill -SEGV $$", FailureCode.IMAGE_TRUNCATED),
+        ("kill -KILL $$", FailureCode.INTERNAL),
+        ("exit 3", FailureCode.IMAGE_TOO_LARGE),
+        ("echo nonsense", FailureCode.IMAGE_TRUNCATED),
+        ('echo \'{"pixels": [2, 2], "points": [1, 1], "shape": [1, 1]}\'', "image_truncated"),
+    ],
+)
+def test_renderer_that_a_file_has_outwitted_ends_in_a_failure_with_a_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, does: str, code: str
+) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\n{does}\n")
+    fake.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    assert refusal(pdf(b"")).code == code
+
+
+def test_both_sides_know_the_same_exit_code() -> None:
+    assert pdf_pages._Exits.TOO_MUCH == pdfium.EXIT_TOO_MUCH
 
 
 def test_renderer_is_given_no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ class Backend(RedisBackend):  # type: ignore[misc]
             self._set_with_state(key, value, state)
             return
         leases: Leases = self.app.visionq_service.leases
-        leases.ack_with_result(claim, key, value, self.expires)
+        # Celery's own patience with a Redis that is away, as `_set_with_state` has it.
+        self.ensure(leases.ack_with_result, (claim, key, value, self.expires))
 
 
 def _claim_done(request: Any) -> str | None:

@@ -49,15 +49,18 @@ class Page:
 def render_page(content: bytes, number: int, num_crops: int, *, max_bytes: int) -> Page:
     """The page of that number, from 1, for so many crops. Raises `TaskError`."""
     head, _, pixels = _run(content, number, num_crops, max_bytes).partition(b"\n")
-    reply: Reply = json.loads(head)
-    if "refusal" in reply:
-        raise _refused(reply, number, max_bytes)
-    width, height = reply["pixels"]
-    return Page(
-        np.frombuffer(pixels, np.uint8).reshape(height, width, 3),
-        points=Size(*reply["points"]),
-        shape=Size(*reply["shape"]),
-    )
+    try:
+        reply: Reply = json.loads(head)
+        if "refusal" in reply:
+            raise _refused(reply, number)
+        width, height = reply["pixels"]
+        return Page(
+            np.frombuffer(pixels, np.uint8).reshape(height, width, 3),
+            points=Size(*reply["points"]),
+            shape=Size(*reply["shape"]),
+        )
+    except (ValueError, LookupError) as error:  # a file that has outwitted the renderer
+        raise _damaged() from error
 
 
 def _run(content: bytes, number: int, num_crops: int, max_bytes: int) -> bytes:
@@ -75,6 +78,8 @@ def _run(content: bytes, number: int, num_crops: int, max_bytes: int) -> bytes:
         )
     except subprocess.TimeoutExpired as error:
         raise _too_much(f"more than {WALL_SECONDS:.0f} seconds") from error
+    except OSError as error:
+        raise _no_renderer() from error
     if done.returncode == 0:
         return done.stdout
     log.warning(
@@ -82,19 +87,41 @@ def _run(content: bytes, number: int, num_crops: int, max_bytes: int) -> bytes:
         done.returncode,
         done.stderr[-500:].decode(errors="replace"),
     )
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        raise _too_much(f"more than {CPU_SECONDS} seconds")
-    raise TaskError(FailureCode.IMAGE_TRUNCATED, "the page of an input PDF cannot be rendered")
+    match done.returncode:
+        case _Exits.TOO_MUCH:
+            raise _too_much(f"more than {max_bytes / MEGABYTE:.0f} MB")
+        case _Exits.TOO_LONG:
+            raise _too_much(f"more than {CPU_SECONDS} seconds")
+        case _Exits.PYTHON | _Exits.KILLED:
+            raise _no_renderer()
+        case _:
+            raise _damaged()
+
+
+class _Exits:
+    """How a renderer may end, beside well and by a signal of its own making."""
+
+    PYTHON = 1  # an exception: nothing to do with the file
+    TOO_MUCH = 3  # `pdfium.EXIT_TOO_MUCH`, which is not imported: it brings PDFium
+    TOO_LONG = -signal.SIGXCPU
+    KILLED = -signal.SIGKILL  # by the system, say, that is short of memory
 
 
 def _too_much(what: str) -> TaskError:
     return TaskError(FailureCode.IMAGE_TOO_LARGE, f"the page of an input PDF takes {what}")
 
 
-def _refused(reply: Reply, number: int, max_bytes: int) -> TaskError:
+def _damaged() -> TaskError:
+    return TaskError(FailureCode.IMAGE_TRUNCATED, "an input PDF is damaged or incomplete")
+
+
+def _no_renderer() -> TaskError:
+    message = "the worker could not render the page of an input PDF"
+    return TaskError(FailureCode.INTERNAL, message, retryable=True)
+
+
+def _refused(reply: Reply, number: int) -> TaskError:
     match reply["refusal"]:
-        case "too much memory":
-            return _too_much(f"more than {max_bytes / MEGABYTE:.0f} MB")
         case "encrypted":
             return TaskError(FailureCode.PDF_ENCRYPTED, "an input PDF asks for a password")
         case "no page":
@@ -105,4 +132,4 @@ def _refused(reply: Reply, number: int, max_bytes: int) -> TaskError:
             message = f"a page of {width} x {height} points cannot be tiled"
             return TaskError(FailureCode.IMAGE_SHAPE, message)
         case "damaged":
-            return TaskError(FailureCode.IMAGE_TRUNCATED, "an input PDF is damaged or incomplete")
+            return _damaged()

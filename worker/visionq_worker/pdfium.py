@@ -6,7 +6,7 @@ nobody else. The program limits itself before it looks at the file, has no envir
 and imports nothing that takes long.
 
 It writes a line of JSON (`Reply`) and then the pixels, RGB, row by row; or the line alone, with
-what is in the way.
+what is in the way. It exits with `EXIT_TOO_MUCH` where the page takes more memory than is allowed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import pypdfium2_raw as pdfium
 from visionq_worker.model.errors import ImageShapeError
 from visionq_worker.model.geometry import Size, resized_size
 
-Refusal = Literal["damaged", "encrypted", "no page", "no shape", "too much memory"]
+Refusal = Literal["damaged", "encrypted", "no page", "no shape"]
 
 
 class Reply(TypedDict, total=False):
@@ -41,6 +41,7 @@ class Reply(TypedDict, total=False):
     refusal: Refusal
 
 
+EXIT_TOO_MUCH = 3
 LOOK_SECONDS = 0.005
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MAX_ADDRESS_BYTES = 4 << 30
@@ -75,11 +76,8 @@ def main() -> None:
         reply, pixels = render(content, number, num_crops)
     except Refused as refused:
         reply = refused.reply
-    sys.stdout.buffer.write(_head(reply) + pixels)
-
-
-def _head(reply: Reply) -> bytes:
-    return json.dumps(reply).encode() + b"\n"
+    sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
+    sys.stdout.buffer.write(pixels)
 
 
 def limit(*, max_bytes: int, seconds: int) -> None:
@@ -87,7 +85,6 @@ def limit(*, max_bytes: int, seconds: int) -> None:
     threading.Thread(target=_watch, args=(max_bytes,), daemon=True).start()
     limits = {
         resource.RLIMIT_AS: MAX_ADDRESS_BYTES,
-        resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NPROC: 0,
@@ -96,6 +93,8 @@ def limit(*, max_bytes: int, seconds: int) -> None:
     for name, most in limits.items():
         with suppress(OSError, ValueError):  # some systems do not have them all
             resource.setrlimit(name, (most, most))
+    # Ended by SIGXCPU, and not by the SIGKILL that anybody may send.
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 
 def _watch(max_bytes: int) -> None:
@@ -107,8 +106,7 @@ def _watch(max_bytes: int) -> None:
         while True:
             statm.seek(0)
             if int(statm.read(100).split()[1]) * PAGE_BYTES > max_bytes:
-                os.write(sys.stdout.fileno(), _head({"refusal": "too much memory"}))
-                os._exit(0)
+                os._exit(EXIT_TOO_MUCH)
             time.sleep(LOOK_SECONDS)
 
 

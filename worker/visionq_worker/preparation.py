@@ -5,7 +5,7 @@ How long a picture waits for memory counts as preparing it.
 
 from __future__ import annotations
 
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,7 @@ class Preparation:
         self._has_fast_decoder = has_fast_decoder
         # Taken first, and never while memory is held: so nobody waits for one who waits for him.
         self._places = BoundedSemaphore(max_at_once)
+        self._page_turn = Lock()
         self._budget = Budget(max_bytes)
 
     def prepare(self, run: Run) -> None:
@@ -77,9 +78,9 @@ class Preparation:
         """One file's picture, as soon as there is memory for it."""
         from visionq_worker.developing import develop_exactly, develop_fast  # brings torch
 
+        if source.page is not None and self._limits.pdf:
+            return self._develop_page(source.content, source.page, num_crops)
         with self._places:
-            if source.page is not None and self._limits.pdf:
-                return self._develop_page(source.content, source.page, num_crops)
             opened = open_image(source.content, self._limits)
             needed = self._needed_bytes(opened.header, num_crops)
             with self._budget.take(needed):
@@ -93,7 +94,8 @@ class Preparation:
         from visionq_worker.model.pixels import Picture  # brings torch
 
         max_bytes = min(MAX_PAGE_BYTES, self._budget.num_bytes)
-        with self._budget.take(max_bytes):
+        # One waits for memory at a time: behind several, all the small pictures would wait, too.
+        with self._page_turn, self._places, self._budget.take(max_bytes):
             rendered = render_page(content, page, num_crops, max_bytes=max_bytes)
             return Picture.fitted(rendered.pixels), rendered.points
 

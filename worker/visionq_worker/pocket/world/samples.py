@@ -49,7 +49,9 @@ def sample(sort: str, seed: int, level: Level = HARDEST) -> Sample:
     choose = Random(f"{sort}/{level.name}/{seed}")  # noqa: S311  # to be the same again
     drawn = SORTS[sort](choose, level)
     asked = choose.choice(drawn.asked)
-    turn = choose.uniform(-level.max_turn_degrees, level.max_turn_degrees)
+    # A box in an answer is one of the picture as it was drawn.
+    most = 0.0 if asked.kind == "detect" else level.max_turn_degrees
+    turn = choose.uniform(-most, most)
     noise = choose.uniform(0.0, level.max_noise)
     return Sample(
         sort=sort,
