@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from visionq.names import Names
 
 REPORT_TTL_SECONDS = 20
-CONTEXT_SECONDS = 60.0
-"""How long a client goes by the context that it has found once."""
+KNOWN_SECONDS = 60.0
+"""How long a client goes by what it has found once."""
 
 # KEYS workers; ARGV owner, report, ttl. Who has told nothing for so long is dropped.
 TELL = """
@@ -58,13 +58,14 @@ class WorkerReport:
     """One worker, by itself. What it has not measured yet is None.
 
     `tasks_per_second` counts only the time in which it had any. `seconds_per_task` is from a task's
-    start to its end.
+    start to its end. `max_num_crops`: see `visionq.kinds.at_most`.
     """
 
     model: str
     model_revision: str | None
     max_context_tokens: int
     concurrency: int
+    max_num_crops: int | None = None
     tasks_per_second: float | None = None
     seconds_per_task: float | None = None
 
@@ -90,6 +91,12 @@ class Fleet:
         """What does not fit into this fits nowhere."""
         return max((one.max_context_tokens for one in self.workers), default=None)
 
+    @property
+    def max_num_crops(self) -> int | None:
+        """The most that any worker's model was trained for; None where one takes any number."""
+        most = [one.max_num_crops for one in self.workers]
+        return None if None in most else max(filter(None, most), default=None)
+
     def seconds_until_done(self, lane: Lane) -> float | None:
         """For a task submitted now; None until the workers have measured anything.
 
@@ -111,7 +118,7 @@ class Fleets:
         self._lanes = [names.lane(lane) for lane in LANES]
         self._tell = client.register_script(TELL)
         self._look = client.register_script(LOOK)
-        self._context: tuple[float, int | None] | None = None
+        self._known: tuple[float, Fleet] | None = None
 
     def tell(self, owner: str, report: WorkerReport) -> None:
         """For workers: write, or write anew, what this one tells."""
@@ -129,11 +136,11 @@ class Fleets:
             dict(zip(LANES, map(int, waiting), strict=True)),
         )
 
-    def context(self) -> int | None:
-        """The largest context of any worker, as it was `CONTEXT_SECONDS` ago at the earliest."""
-        known, now = self._context, monotonic()
-        if known is None or now - known[0] > CONTEXT_SECONDS:
-            known = self._context = (now, self.look().max_context_tokens)
+    def known(self) -> Fleet:
+        """As it was `KNOWN_SECONDS` ago at the earliest."""
+        known, now = self._known, monotonic()
+        if known is None or now - known[0] > KNOWN_SECONDS:
+            known = self._known = (now, self.look())
         return known[1]
 
 

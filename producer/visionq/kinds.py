@@ -150,6 +150,11 @@ BUILTIN_KINDS: Mapping[str, Kind] = {
 }
 
 
+def at_most(num_crops: int, max_num_crops: int | None) -> int:
+    """What is asked for, or what a model was trained for where that is less. None: any number."""
+    return num_crops if max_num_crops is None else min(num_crops, max_num_crops)
+
+
 def find_kind(kinds: Mapping[str, Kind], name: str) -> Kind:
     """The kind of that name. Raises `UnknownKind`, listing what there is."""
     try:

@@ -17,7 +17,7 @@ from visionq.fleet import Fleets
 from visionq.image_sizes import image_size, size_in_hand
 from visionq.image_tokens import num_image_tokens
 from visionq.inputs import ImageArgument, as_reference, upload
-from visionq.kinds import Kind, find_kind
+from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
 from visionq.records import QueueLimits, Records, connect
@@ -100,8 +100,10 @@ class Submitter:
         """What the submission would cost, by the sizes of its images and what workers tell."""
         images, task, asked = self._draft(submission)
         sizes = [image_size(image, self.store) for image in images]
-        costs = [num_image_tokens(*size, asked.num_crops) for size in sizes]
-        return estimate(asked, costs, self.fleets.look(), task.lane)
+        fleet = self.fleets.look()
+        num_crops = at_most(asked.num_crops, fleet.max_num_crops)
+        costs = [num_image_tokens(*size, num_crops) for size in sizes]
+        return estimate(asked, costs, fleet, task.lane)
 
     def _build(self, submission: Submission) -> Task:
         images, task, asked = self._draft(submission)
@@ -129,9 +131,11 @@ class Submitter:
 
         Headers are read only of images in hand, and only where it depends on them.
         """
-        context = self.fleets.context()
+        fleet = self.fleets.known()
+        context = fleet.max_context_tokens
         if context is None:
             return
+        asked = replace(asked, num_crops=at_most(asked.num_crops, fleet.max_num_crops))
         most = asked.max_image_tokens + asked.min_text_tokens + asked.new_tokens
         if most > context:
             asked.check([_least_tokens(image, asked.num_crops) for image in images], context)

@@ -163,7 +163,7 @@ class Executor:
         self._check(run)
         self._fetch(run)
         assert run.kind is not None
-        run.prompt = render(run.task, run.kind)
+        run.prompt = render(run.task, run.kind, self._maker.engine.max_num_crops)
         key = work_key(run, self._maker) if self._reuses else None
         if known := self._known(run, key):
             return known
@@ -177,7 +177,7 @@ class Executor:
         best: Result | None = None
         tries: list[Try] = []
         for number, retry in enumerate((None, *run.kind.retries)):
-            begin_try(run, retry, number)
+            begin_try(run, retry, number, self._maker.engine.max_num_crops)
             try:
                 self._generation.complete(run, key and f"{key}:{number}", self._preparation.prepare)
                 result = self._parse(run)

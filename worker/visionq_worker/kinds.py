@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from visionq.contract import FailureCode, Task
-from visionq.kinds import Kind, schema_text
+from visionq.kinds import Kind, at_most, schema_text
 from visionq_worker.errors import TaskError
 
 _MODEL_TAGS = re.compile(r"<\|[^\s|>]{1,40}\|>")
@@ -30,8 +30,8 @@ class Prompt:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
-def render(task: Task, kind: Kind) -> Prompt:
-    """The prompt of a task of this kind.
+def render(task: Task, kind: Kind, max_num_crops: int | None = None) -> Prompt:
+    """The prompt of a task of this kind, for a model that takes so many crops of an image at most.
 
     Raises `TaskError` for a question or a schema that contains the model's own tags: they would end
     the turn or address images that are not there.
@@ -41,14 +41,18 @@ def render(task: Task, kind: Kind) -> Prompt:
     _refuse_tags("question", question)
     if options.schema is not None:
         _refuse_tags("schema", schema_text(options.schema))
-    tags = "".join(f"<|image_{number}|>\n" for number in range(1, len(task.images) + 1))
-    words = kind.words(task.question, options.schema)
     return Prompt(
-        text=f"<|user|>\n{tags}{words}<|end|>\n<|assistant|>\n",
-        num_crops=options.num_crops or kind.crops(len(task.images)),
+        text=chat(len(task.images), kind.words(task.question, options.schema)),
+        num_crops=at_most(options.num_crops or kind.crops(len(task.images)), max_num_crops),
         max_new_tokens=options.max_new_tokens or kind.max_new_tokens,
         is_max_chosen=options.max_new_tokens is not None,
     )
+
+
+def chat(num_images: int, words: str) -> str:
+    """One turn of a user, with so many images."""
+    tags = "".join(f"<|image_{number}|>\n" for number in range(1, num_images + 1))
+    return f"<|user|>\n{tags}{words}<|end|>\n<|assistant|>\n"
 
 
 def _refuse_tags(what: str, text: str) -> None:

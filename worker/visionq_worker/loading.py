@@ -16,6 +16,7 @@ from visionq_worker.engine.errors import EngineError
 from visionq_worker.engine.request import EngineInfo, Request
 from visionq_worker.errors import StartError
 from visionq_worker.model.errors import ModelError
+from visionq_worker.pocket import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+POCKET = "pocket"
+"""A model source: the small checkpoint that is part of this distribution."""
 TINY = "tiny"
-"""A model source: random weights made on the spot, for tests and for looking around."""
-
+"""A model source: random weights made on the spot, for tests that want noise."""
 
 WARM_UP_PROMPT = "<|user|>\n<|image_1|>\nWhat is this?<|end|>\n<|assistant|>\n"
 
@@ -154,6 +156,7 @@ def build_engine(
         device=loaded.device,
         attention=attention.name,
         max_context_tokens=model.max_context_tokens,
+        max_num_crops=loaded.processor.max_num_crops,
     )
     return BatchingEngine(
         ModelRunner(loaded.model, attention, options),
@@ -175,7 +178,11 @@ def choose(settings: ModelSettings) -> Choice:
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    source = str(tiny_folder()) if settings.source == TINY else settings.source
+    source = settings.source
+    if source == POCKET:
+        source = str(CHECKPOINT)
+    elif source == TINY:
+        source = str(tiny_folder())
     return Choice(source=source, revision=settings.revision, device=device, dtype=dtype)
 
 

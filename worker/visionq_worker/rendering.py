@@ -60,11 +60,11 @@ def render_submission(
     kind.check(submission.kind, len(images), submission.question)
     # Where they would lie in the store is of no account here.
     places = tuple(ImageRef(ref=f"inputs/{number}") for number in range(len(images)))
-    prompt = render(draft(submission, places), kind)
+    processor = _processor(settings.model)
+    prompt = render(draft(submission, places), kind, processor.max_num_crops)
     limits = ImageLimits.of(settings.limits)
     set_up_pillow(limits.formats)
     sizes = [_size(image, limits, prompt.num_crops) for image in images]
-    processor = _processor(settings.model)
     try:
         image_tokens = tuple(num_image_tokens(*size, prompt.num_crops) for size in sizes)
         num_tokens = processor.num_prompt_tokens(prompt.text, sizes, prompt.num_crops)

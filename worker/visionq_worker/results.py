@@ -18,7 +18,7 @@ from visionq.contract import (
     Usage,
     Verdict,
 )
-from visionq.kinds import Kind, Retry
+from visionq.kinds import Kind, Retry, at_most
 from visionq.records import Attempt
 from visionq_worker.documents import schema_digest
 from visionq_worker.engine.request import Completion, EngineInfo
@@ -86,7 +86,7 @@ class Maker:
     worker: str
 
 
-def begin_try(run: Run, retry: Retry | None, number: int) -> None:
+def begin_try(run: Run, retry: Retry | None, number: int, max_num_crops: int | None = None) -> None:
     """Set the run up for its first try, or for what the kind's retry of that number changes.
 
     A retry that is sampled has a seed, so that the same task gets the same answer again.
@@ -98,7 +98,8 @@ def begin_try(run: Run, retry: Retry | None, number: int) -> None:
     if retry is None:
         return
     if retry.num_crops is not None:
-        run.prompt = replace(run.prompt, num_crops=retry.num_crops)
+        crops = at_most(retry.num_crops, max_num_crops)
+        run.prompt = replace(run.prompt, num_crops=crops)
     if retry.temperature is not None:
         seed = (options.seed or 0) + number
         run.sampling = replace(run.sampling, temperature=retry.temperature, seed=seed)

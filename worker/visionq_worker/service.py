@@ -133,6 +133,7 @@ class Service:
                 model=info.model,
                 model_revision=info.revision,
                 max_context_tokens=info.max_context_tokens,
+                max_num_crops=info.max_num_crops,
                 concurrency=concurrency,
                 tasks_per_second=per_second,
                 seconds_per_task=seconds,

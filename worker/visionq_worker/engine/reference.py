@@ -55,6 +55,7 @@ class ReferenceEngine:
             device=loaded.device,
             attention=loaded.attention,
             max_context_tokens=max_context_tokens,
+            max_num_crops=loaded.processor.max_num_crops,
         )
         self._loaded = loaded
         self._waiting: queue.SimpleQueue[tuple[Request, Handle] | None] = queue.SimpleQueue()

@@ -85,7 +85,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What answers: goes into every result's provenance."""
+    """What answers: goes into every result's provenance.
+
+    `max_num_crops`: the most that the model was trained for; None: any number.
+    """
 
     model: str
     revision: str | None
@@ -93,6 +96,7 @@ class EngineInfo:
     device: str
     attention: str
     max_context_tokens: int
+    max_num_crops: int | None = None
 
 
 class Handle:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -72,11 +72,14 @@ class Phi3VProcessor:
         image_token_id: int,
         stop_token_ids: Iterable[int],
         default_num_crops: int = HUB_NUM_CROPS,
+        max_num_crops: int | None = None,
     ) -> None:
+        """`max_num_crops`: the most that the model was trained for, where it is few."""
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         self.stop_token_ids = frozenset(stop_token_ids)
         self.default_num_crops = default_num_crops
+        self.max_num_crops = max_num_crops
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, revision: str | None = None, **_: object) -> Self:
@@ -85,7 +88,7 @@ class Phi3VProcessor:
         Other keywords are accepted and ignored, because AutoProcessor passes its own.
         """
         folder = find_checkpoint(str(path), revision, DESCRIPTIONS).folder
-        config = _read_config(folder)
+        config, crops = _read_config(folder), _read_crops(folder)
         tokenizer = _read_tokenizer(folder)
         if tokenizer.id_to_token(config.image_token_id) is None:
             raise ModelLoadError(
@@ -96,7 +99,8 @@ class Phi3VProcessor:
             tokenizer,
             image_token_id=config.image_token_id,
             stop_token_ids=config.stop_token_ids,
-            default_num_crops=_read_num_crops(folder),
+            default_num_crops=crops.default,
+            max_num_crops=crops.most,
         )
 
     def __call__(
@@ -196,9 +200,20 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _read_num_crops(folder: Path) -> int:
+class _Crops(NamedTuple):
+    default: int
+    most: int | None
+
+
+def _read_crops(folder: Path) -> _Crops:
+    """What preprocessor_config.json says of crops. `max_num_crops` is ours, and optional."""
     file = folder / "preprocessor_config.json"
     try:
-        return int(json.loads(file.read_text(encoding="utf-8")).get("num_crops", HUB_NUM_CROPS))
+        told = json.loads(file.read_text(encoding="utf-8"))
+        most = told.get("max_num_crops")
+        return _Crops(
+            default=int(told.get("num_crops", HUB_NUM_CROPS)),
+            most=None if most is None else int(most),
+        )
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelLoadError(f"{file} is missing or damaged: fetch it again") from error

@@ -5,7 +5,7 @@ the caller's. Nothing here depends on the machine: equal arguments give equal by
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,12 @@ def write_checkpoint(
     tensors: Mapping[str, torch.Tensor],
     tokenizer: Tokenizer,
     *,
-    num_crops: int,
+    num_crops: dict[str, int],
 ) -> None:
-    """All files of a checkpoint, into a folder that is made if needed."""
+    """All files of a checkpoint, into a folder that is made if needed.
+
+    `num_crops`: what its preprocessor_config.json says of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = save(dict(tensors), metadata={"format": "pt"})
     (folder / "model.safetensors").write_bytes(content)
@@ -50,7 +53,42 @@ def write_checkpoint(
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def token_keys() -> dict[str, Any]:
+def small_config(
+    *,
+    head_dim: int,
+    num_heads: int,
+    inner: int,
+    num_layers: int,
+    dtype: str,
+    factors: tuple[Sequence[float], Sequence[float]],
+    tower: dict[str, int],
+) -> dict[str, Any]:
+    """What goes into config.json: the published keys, and the optional ones for small models.
+
+    `factors`: LongRoPE's short and long ones, head_dim / 2 each. `tower`: what its CLIP differs in.
+    """
+    short, long = factors
+    return {
+        "architectures": ["Phi3VForCausalLM"],
+        "model_type": "phi3_v",
+        "hidden_size": num_heads * head_dim,
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": num_heads,
+        "intermediate_size": inner,
+        "num_hidden_layers": num_layers,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"type": "su", "short_factor": [*short], "long_factor": [*long]},
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        **_token_keys(),
+        "vision_config": tower,
+    }
+
+
+def _token_keys() -> dict[str, Any]:
     """The keys of config.json that name tokens, and the size of the vocabulary."""
     return {
         "vocab_size": NUM_TEXT_TOKENS + NUM_SPECIAL_ROWS,
@@ -101,7 +139,7 @@ def _specials() -> list[AddedToken]:
     ]
 
 
-def _descriptions(config: dict[str, Any], num_crops: int) -> dict[str, dict[str, Any]]:
+def _descriptions(config: dict[str, Any], num_crops: dict[str, int]) -> dict[str, dict[str, Any]]:
     """The JSON files beside the weights and the tokenizer."""
     return {
         "config.json": config,
@@ -111,7 +149,7 @@ def _descriptions(config: dict[str, Any], num_crops: int) -> dict[str, dict[str,
         "preprocessor_config.json": {
             "image_processor_type": "Phi3VImageProcessor",
             "processor_class": "Phi3VProcessor",
-            "num_crops": num_crops,
+            **num_crops,
         },
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",

@@ -27,7 +27,7 @@ from visionq_worker.model.small import (
     UNKNOWN,
     framed,
     normalizer,
-    token_keys,
+    small_config,
     write_checkpoint,
 )
 
@@ -45,39 +45,29 @@ def make_tiny(folder: str | Path, seed: int = 0) -> Path:
     """Write the checkpoint into a folder (made if needed) and return the folder."""
     target, config = Path(folder), tiny_config()
     tokenizer = framed(_trained_pieces())
-    write_checkpoint(target, config, _weights(config, seed), tokenizer, num_crops=NUM_CROPS)
+    write_checkpoint(
+        target, config, _weights(config, seed), tokenizer, num_crops={"num_crops": NUM_CROPS}
+    )
     return target
 
 
 def tiny_config() -> dict[str, Any]:
-    """What goes into config.json: the published keys, and the optional ones for small models."""
-    return {
-        "architectures": ["Phi3VForCausalLM"],
-        "model_type": "phi3_v",
-        "hidden_size": 2 * HEAD_DIM,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "rope_scaling": {
-            "type": "su",
-            "short_factor": [1.0 + index / HEAD_DIM for index in range(HEAD_DIM // 2)],
-            "long_factor": [1.0 + index for index in range(HEAD_DIM // 2)],
-        },
-        "max_position_embeddings": 131072,
-        "original_max_position_embeddings": 4096,
-        "tie_word_embeddings": False,
-        "torch_dtype": "float32",
-        **token_keys(),
-        "vision_config": {
+    """What goes into config.json."""
+    half = range(HEAD_DIM // 2)
+    return small_config(
+        head_dim=HEAD_DIM,
+        num_heads=2,
+        inner=256,
+        num_layers=2,
+        dtype="float32",
+        factors=([1.0 + index / HEAD_DIM for index in half], [1.0 + index for index in half]),
+        tower={
             "hidden_size": 64,
             "num_attention_heads": 2,
             "intermediate_size": 128,
             "num_hidden_layers": 2,  # the last one is never run
         },
-    }
+    )
 
 
 def main() -> None:

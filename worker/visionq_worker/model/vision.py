@@ -59,31 +59,42 @@ class VisionEmbedding(nn.Module):
         """
         blocks = self.merged_features(views)
         per_image = torch.split(blocks, [grid.num_tiles for grid in grids])
-        tokens = torch.cat([self.arranged(*pair) for pair in zip(per_image, grids, strict=True)])
+        tokens = torch.cat(
+            [
+                self.arranged(image[None], grid)[0]
+                for image, grid in zip(per_image, grids, strict=True)
+            ]
+        )
         embeddings: torch.Tensor = self.img_projection(tokens)  # (tokens, hidden)
         return embeddings
 
     def merged_features(self, views: torch.Tensor) -> torch.Tensor:
         """Tower features of each view, patches merged two by two: (views, 12, 12, 4 width)."""
-        features = self.img_processor.vision_model.features(views.to(self.glb_GN))
-        count, side = len(views), TILE_SIDE_TOKENS
+        return self.merged(self.img_processor.vision_model.features(views.to(self.glb_GN)))
+
+    def merged(self, features: torch.Tensor) -> torch.Tensor:
+        """(views, 576, width) to (views, 12, 12, 4 width)."""
+        count, side = len(features), TILE_SIDE_TOKENS
         blocks = features.view(count, side, 2, side, 2, -1)  # (views, 12, 2, 12, 2, width)
         # Channels in the order of the patches (0,0), (0,1), (1,0), (1,1) of each block.
-        return blocks.transpose(2, 3).reshape(count, side, side, -1)  # (views, 12, 12, 4 width)
+        return blocks.transpose(2, 3).reshape(count, side, side, -1)
 
     def arranged(self, blocks: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """One image's features in reading order with separators: (grid.num_tokens, 4 width).
+        """Features in reading order with separators: (images, grid.num_tokens, 4 width).
 
-        First the tiles as one picture, then `glb_GN`, then the global view ("sub_glb").
+        blocks (images, grid.num_tiles, 12, 12, 4 width). First the tiles as one picture, then
+        `glb_GN`, then the global view ("sub_glb").
         """
-        side, width = TILE_SIDE_TOKENS, blocks.shape[-1]
-        overview, tiles = blocks[:1], blocks[1:]
-        laid = tiles.view(grid.rows, grid.columns, side, side, width).transpose(1, 2)
-        # (rows, 12, columns, 12, 4 width) to (1, 12 rows, 12 columns, 4 width)
-        picture = laid.reshape(1, grid.rows * side, grid.columns * side, width)
-        return torch.cat([self._rows(picture), self.glb_GN[0], self._rows(overview)])
+        count, _, side, _, width = blocks.shape
+        overview, tiles = blocks[:, 0], blocks[:, 1:]
+        laid = tiles.view(count, grid.rows, grid.columns, side, side, width).transpose(2, 3)
+        # (images, rows, 12, columns, 12, 4 width) to (images, 12 rows, 12 columns, 4 width)
+        picture = laid.reshape(count, grid.rows * side, grid.columns * side, width)
+        between = self.glb_GN.expand(count, -1, -1)
+        return torch.cat([self._rows(picture), between, self._rows(overview)], dim=1)
 
     def _rows(self, picture: torch.Tensor) -> torch.Tensor:
-        """(1, h, w, 4 width) to (h * (w + 1), 4 width): `sub_GN` ends each row."""
-        ends = self.sub_GN.expand(1, picture.shape[1], 1, -1)
-        return torch.cat([picture, ends], dim=2).flatten(0, 2)
+        """(n, h, w, 4 width) to (n, h * (w + 1), 4 width): `sub_GN` ends each row."""
+        count, height = picture.shape[:2]
+        ends = self.sub_GN.expand(count, height, 1, -1)
+        return torch.cat([picture, ends], dim=2).flatten(1, 2)

@@ -7,9 +7,11 @@ features are asked about it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from visionq_worker.pocket.world.fonts import font, size_for
@@ -26,13 +28,14 @@ PALE: tuple[Colour, ...] = (
     (232, 244, 228),
     (248, 228, 228),
 )
+NUM_NORMAL = 1 << 22
 MIN_CONTRAST = 110
 """Between the lightness of letters and ground, of 255."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something drawn: a letter, or the name of a shape."""
+    """Something drawn: a letter, a bar, or a shape with its colour."""
 
     what: str
     box: Box
@@ -73,8 +76,8 @@ class Canvas:
         whole = letters.getbbox(text, anchor="la")
         return (left + whole[0], top + whole[1], left + whole[2], top + whole[3])
 
-    def shape(self, name: str, box: Box, fill: Colour) -> None:
-        """A filled circle, square, triangle, diamond or bar."""
+    def shape(self, name: str, box: Box, fill: Colour, what: str | None = None) -> None:
+        """A filled circle, square, triangle, diamond or bar; `what` it is called, if not so."""
         left, top, right, bottom = box
         match name:
             case "circle":
@@ -90,7 +93,7 @@ class Canvas:
                 self.draw.polygon(corners, fill)
             case _:
                 raise ValueError(f"no shape {name!r}")
-        self.marks.append(Mark(name, box))
+        self.marks.append(Mark(what or name, box))
 
     def turned(self, degrees: float) -> Canvas:
         """The picture turned about its middle, counterclockwise; marks keep upright boxes."""
@@ -105,11 +108,19 @@ class Canvas:
         """The picture with normal noise of that standard deviation in each channel."""
         if not deviation:
             return self
-        noise = np.random.default_rng(choose.getrandbits(64)).normal(
-            0.0, deviation, (self.image.height, self.image.width, 3)
-        )
-        pixels = np.clip(np.asarray(self.image) + noise, 0, 255).astype(np.uint8)
-        return Canvas(Image.fromarray(pixels), self.ground, self.marks)
+        pixels = np.asarray(self.image)
+        noise = _normal_numbers()
+        begin = choose.randrange(noise.size - pixels.size)
+        noisy = noise[begin : begin + pixels.size].reshape(pixels.shape) * np.float32(deviation)
+        noisy += pixels
+        np.clip(noisy, 0, 255, out=noisy)
+        return Canvas(Image.fromarray(noisy.astype(np.uint8)), self.ground, self.marks)
+
+
+@cache
+def _normal_numbers() -> NDArray[np.float32]:
+    """So many that two pictures hardly share a stretch: drawing them anew took most of the time."""
+    return np.random.default_rng(0).standard_normal(NUM_NORMAL, dtype=np.float32)
 
 
 def ink_on(ground: Colour, choose: Random) -> Colour:

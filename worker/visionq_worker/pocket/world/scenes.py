@@ -108,7 +108,7 @@ def _box(choose: Random, row: int, column: int) -> Box:
 def _drawn(things: Sequence[Thing], ground: Colour) -> Canvas:
     canvas = Canvas.blank(SIDE_PX, SIDE_PX, ground)
     for thing in things:
-        canvas.shape(thing.shape, thing.box, COLOURS[thing.colour])
+        canvas.shape(thing.shape, thing.box, COLOURS[thing.colour], thing.label)
     return canvas
 
 

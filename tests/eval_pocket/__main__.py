@@ -1,0 +1,158 @@
+"""`python -m tests.eval_pocket`: how well the pocket model reads, through the whole service.
+
+Starts an embedded Valkey and S3 in a temporary folder, and one worker after the other: with the
+model named, and with random weights of the same shape. Fresh pictures, never trained on, are
+submitted as a producer would; the answers come from the store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from tests.eval_pocket.scoring import Tally
+from visionq import Client
+from visionq.errors import TaskError
+from visionq.settings import load_settings
+from visionq.up import running_service, settings_flags
+from visionq_worker.pocket.network import new_model, write_pocket
+from visionq_worker.pocket.training.examples import FIRST_TRAINING_SEED
+from visionq_worker.pocket.world.samples import SORTS, Sample, sample
+
+if TYPE_CHECKING:
+    from visionq import Result, TaskHandle
+
+FIRST_SEED = 500_000
+assert FIRST_SEED < FIRST_TRAINING_SEED
+IN_FLIGHT = 16
+SECONDS = 300.0
+"""For one answer."""
+RANDOM_TOKENS = 40
+"""Of an answer of random weights, which do not know where to end."""
+
+
+def main() -> int:
+    wanted = _read_arguments()
+    with TemporaryDirectory() as folder:
+        scores = {wanted.model: _scores(wanted.model, wanted, wanted.count, None, folder)}
+        if wanted.random:
+            blank = Path(folder) / "random"
+            write_pocket(blank, new_model(0).state_dict())
+            scores["random"] = _scores(str(blank), wanted, wanted.random, RANDOM_TOKENS, folder)
+    print(_table(scores))
+    if wanted.json:
+        wanted.json.write_text(json.dumps(_figures(scores), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _scores(
+    model: str, wanted: argparse.Namespace, count: int, limit: int | None, folder: str
+) -> dict[str, Tally]:
+    tallies = {sort: Tally() for sort in wanted.sorts}
+    with _client(model, Path(folder)) as client:
+        for drawn, result in _answered(client, _pictures(wanted, count), limit):
+            tallies[drawn.sort].add(drawn, result)
+            if wanted.verbose:
+                text = result.text if result else None
+                print(f"{drawn.sort}: {drawn.answer!r}\n  {text!r}", file=sys.stderr)
+    return tallies
+
+
+@contextmanager
+def _client(model: str, folder: Path) -> Iterator[Client]:
+    flags = [f"--model={model}", "--concurrency=4"]
+    log = folder / "worker.log"
+    with (
+        running_service(folder / "service", worker_flags=flags, worker_log=log) as service,
+        Client.from_settings(load_settings(**settings_flags(service.urls))) as client,
+    ):
+        yield client
+
+
+def _pictures(wanted: argparse.Namespace, count: int) -> Iterator[Sample]:
+    for number in range(count):
+        for sort in wanted.sorts:
+            yield sample(sort, wanted.seed + number)
+
+
+def _answered(
+    client: Client, pictures: Iterator[Sample], limit: int | None
+) -> Iterator[tuple[Sample, Result | None]]:
+    """Each with its result, None where the task failed; a few at a time are on their way."""
+    under_way: list[tuple[Sample, TaskHandle]] = []
+    for drawn in pictures:
+        files = [_png(drawn, number) for number in range(len(drawn.canvases))]
+        handle = client.submit(drawn.kind, files, drawn.question, max_new_tokens=limit)
+        under_way.append((drawn, handle))
+        if len(under_way) == IN_FLIGHT:
+            yield _result(*under_way.pop(0))
+    for one in under_way:
+        yield _result(*one)
+
+
+def _result(drawn: Sample, handle: TaskHandle) -> tuple[Sample, Result | None]:
+    try:
+        return drawn, handle.result(SECONDS)
+    except TaskError:
+        return drawn, None
+
+
+def _png(drawn: Sample, number: int) -> bytes:
+    content = io.BytesIO()
+    drawn.canvases[number].image.save(content, "PNG")
+    return content.getvalue()
+
+
+def _table(scores: dict[str, dict[str, Tally]]) -> str:
+    lines = [
+        "| model | pictures | asked | exactly right | character errors | p50 seconds |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {model} | {sort} | {tally.asked} | {tally.exact:.1%} | "
+        f"{tally.character_errors:.2%} | {tally.p50_seconds:.2f} |"
+        for model, tallies in scores.items()
+        for sort, tally in tallies.items()
+    ]
+    return "\n".join(lines)
+
+
+def _figures(scores: dict[str, dict[str, Tally]]) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        model: {
+            sort: {
+                "asked": tally.asked,
+                "exact": round(tally.exact, 4),
+                "character_errors": round(tally.character_errors, 5),
+                "p50_seconds": round(tally.p50_seconds, 3),
+            }
+            for sort, tally in tallies.items()
+        }
+        for model, tallies in scores.items()
+    }
+
+
+def _read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.eval_pocket", description=__doc__)
+    parser.add_argument("sorts", nargs="*", default=[*SORTS], metavar="SORT", help=", ".join(SORTS))
+    parser.add_argument("--model", default="pocket", help="name or folder (default: pocket)")
+    parser.add_argument("--count", type=int, default=200, help="pictures of each sort")
+    parser.add_argument("--random", type=int, default=20, help="of these, for random weights too")
+    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first picture")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--verbose", action="store_true", help="show every answer")
+    wanted = parser.parse_args(given)
+    if wanted.seed + wanted.count > FIRST_TRAINING_SEED:
+        parser.error(f"seeds from {FIRST_TRAINING_SEED} on are trained on")
+    return wanted
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""The trainer: what a batch holds, that it teaches, and that a slice goes on where one ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from visionq_worker.model.geometry import PATCH_PX, TILE_PX
+from visionq_worker.model.phi3v import Phi3VForCausalLM
+from visionq_worker.model.pixels import Picture, views_of
+from visionq_worker.model.small import special_id
+from visionq_worker.model.tiny import tiny_config
+from visionq_worker.model.weights import load_model
+from visionq_worker.pocket.network import NUM_CROPS, SIDE_PX, new_model, processor, write_pocket
+from visionq_worker.pocket.text import answer_ids, tokenizer
+from visionq_worker.pocket.training import state
+from visionq_worker.pocket.training.examples import (
+    NOTHING,
+    THINGS,
+    Batch,
+    batch,
+    example,
+    shown,
+)
+from visionq_worker.pocket.training.lesson import Lesson, views
+from visionq_worker.pocket.training.trainer import NUM_JUDGED, Curriculum, Trainer
+from visionq_worker.pocket.world.level import HARDEST, LEVELS, LONGER_SIDE_PX
+from visionq_worker.pocket.world.samples import SORTS, sample
+
+CPU = torch.device("cpu")
+HARD = LEVELS.index(HARDEST)
+
+
+def small_model() -> Phi3VForCausalLM:
+    """Of the tokens that the pocket model has, and much quicker."""
+    return new_model(0, tiny_config())
+
+
+def singles() -> Batch:
+    return batch([example("cover", 1, 0), example("table", 2, 0)])
+
+
+def pairs() -> Batch:
+    return batch([example("pair", 3, 0)])
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_targets_are_the_answer_and_its_end(sort: str) -> None:
+    made = batch([example(sort, 5, HARD)])
+    wanted = [*answer_ids(sample(sort, 5).answer), special_id("end")]
+    assert made.answers.tolist() == wanted
+    # Each is asked of the token before it.
+    assert made.ids[0][made.asked + 1].tolist() == wanted
+
+
+def test_each_task_of_a_batch_has_its_own_answer() -> None:
+    made = batch([example("cover", 1, HARD), example("table", 2, HARD)])
+    for number, (sort, seed) in enumerate([("cover", 1), ("table", 2)]):
+        own = made.answers[made.tasks == number].tolist()
+        assert own == [*answer_ids(sample(sort, seed).answer), special_id("end")]
+        assert made.ids.flatten()[made.asked[made.tasks == number] + 1].tolist() == own
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_the_prompt_is_what_the_service_would_give_the_model(sort: str) -> None:
+    made = example(sort, 5, HARD)
+    said = tokenizer().decode(made.prompt, skip_special_tokens=False)
+    assert said.endswith("<|end|> \n<|assistant|>")
+    num_images = len(sample(sort, 5).canvases)
+    assert made.prompt.count(special_id("image")) == num_images * 757
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_pixels_become_the_views_that_the_service_makes(sort: str) -> None:
+    made = example(sort, 6, HARD)
+    pictures = [Picture.of(one.image, NUM_CROPS) for one in sample(sort, 6).canvases]
+    torch.testing.assert_close(views(torch.from_numpy(made.pixels)), views_of(pictures))
+
+
+def test_no_picture_is_resized() -> None:
+    assert LONGER_SIDE_PX == SIDE_PX
+
+
+def test_patches_show_the_letters_that_stand_on_them() -> None:
+    (canvas,) = sample("cover", 7).canvases
+    classes = shown(canvas).reshape(5, 24, 24)
+    left = (2 * TILE_PX - canvas.image.width) / 2
+    seen = 0
+    for number, tile in enumerate(classes[1:]):
+        for row, column in zip(*tile.nonzero(), strict=True):
+            x = (column + 0.5) * PATCH_PX + TILE_PX * (number % 2) - left
+            y = (row + 0.5) * PATCH_PX + TILE_PX * (number // 2)
+            there = {
+                mark.what
+                for mark in canvas.marks
+                if mark.box[0] - 1 <= x <= mark.box[2] + 1
+                and mark.box[1] - 1 <= y <= mark.box[3] + 1
+            }
+            assert THINGS[tile[row, column] - 1] in there
+            seen += 1
+    assert seen > 10
+    assert (classes[0] != NOTHING).any(), "the global view has them, too"
+
+
+def test_what_the_lesson_scores_is_what_the_model_would_say() -> None:
+    """The likeliest tokens after each part of the answer, by the model's own forward."""
+    model, made = small_model(), example("cover", 1, 0)
+    drawn = sample("cover", 1, LEVELS[0]).canvases[0].image
+    inputs = processor()("<|image_1|>", [drawn], NUM_CROPS)
+    one = batch([made])
+    with torch.no_grad():
+        outcome = Lesson(model)(one)
+        said = model(
+            input_ids=one.ids, pixel_values=inputs.pixel_values, image_sizes=inputs.image_sizes
+        ).logits
+    scores = said[0, one.asked]
+    loss = torch.nn.functional.cross_entropy(scores, one.answers)
+    torch.testing.assert_close(outcome.answer_loss, loss)
+    errors = (scores.argmax(dim=1) != one.answers).float().mean()
+    torch.testing.assert_close(outcome.token_errors, errors)
+    assert outcome.right.tolist() == [False]
+
+
+def test_steps_on_the_same_batch_teach_it() -> None:
+    trainer = Trainer(small_model(), CPU)
+    one, two = singles(), pairs()
+    losses = []
+    for _ in range(12):
+        single, pair = trainer.learn(one, two, rate=20.0)  # the rate is still warming up
+        losses.append([single.answer_loss, single.patch_loss, pair.answer_loss])
+    for first, last in zip(losses[0], losses[-1], strict=True):
+        assert last < 0.8 * first
+
+
+def test_a_slice_goes_on_where_another_has_ended(tmp_path: Path) -> None:
+    first, second = Trainer(small_model(), CPU), Trainer(new_model(1, tiny_config()), CPU)
+    one, two = singles(), pairs()
+    for _ in range(8):
+        before, _ = first.learn(one, two, rate=20.0)
+    first.save(tmp_path / "state")
+    second.load(tmp_path / "state")
+    assert second.facts == first.facts
+    for name, weights in first.weights().items():
+        assert second.weights()[name].equal(weights), name
+    losses = [second.learn(one, two, rate=20.0)[0].answer_loss for _ in range(4)]
+    assert losses[0] < before.answer_loss
+    assert losses[-1] < losses[0], "with the right moments, steps have the right size"
+
+
+def test_a_state_is_in_files_that_can_travel(tmp_path: Path) -> None:
+    tensors = {f"{number}": torch.zeros(1_000_000) for number in range(9)}
+    state.save(tmp_path / "state", tensors, state.Facts(steps=3))
+    files = sorted((tmp_path / "state").iterdir())
+    assert len(files) == 1 + 3
+    assert all(file.stat().st_size <= 16_000_000 for file in files)
+    found, facts = state.load(tmp_path / "state")
+    assert facts.steps == 3
+    assert sorted(found) == sorted(tensors)
+
+
+def test_the_next_level_begins_when_enough_is_answered() -> None:
+    curriculum = Curriculum()
+    made = singles()
+    for number in range(NUM_JUDGED):
+        curriculum.judge(made, [False, number % 3 == 0])
+    assert curriculum.level == 0, "a sixth is not enough"
+    for _ in range(NUM_JUDGED):
+        curriculum.judge(made, [True, True])
+    assert curriculum.level == 1
+    for _ in range(NUM_JUDGED):
+        curriculum.judge(made, [True, True])
+    assert curriculum.level == 1, "these are of the level before"
+
+
+def test_a_checkpoint_is_loaded_by_the_code_that_loads_any(tmp_path: Path) -> None:
+    model = new_model(0)
+    write_pocket(tmp_path, model.state_dict())
+    loaded = load_model(
+        str(tmp_path), revision=None, device="cpu", dtype="bfloat16", attention="sdpa"
+    )
+    assert (tmp_path / "model.safetensors").stat().st_size <= 20_000_000
+    assert loaded.processor.max_num_crops == NUM_CROPS
+    for name, weights in model.state_dict().items():
+        assert loaded.model.state_dict()[name].equal(weights.bfloat16())
+
+
+def test_the_program_trains_goes_on_and_writes(tmp_path: Path) -> None:
+    folder, checkpoint = tmp_path / "state", tmp_path / "checkpoint"
+    flags = ["--steps=1", "--singles=1", "--pairs=1", "--processes=0", "--device=cpu"]
+    for number in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "-m", "visionq_worker.pocket.training", folder, *flags],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        _, facts = state.load(folder)
+        assert facts.steps == number
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "visionq_worker.pocket.training",
+            folder,
+            "--only-write",
+            f"--write={checkpoint}",
+        ],
+        check=True,
+    )
+    kept, _ = state.load(folder)
+    written = load_file(checkpoint / "model.safetensors")
+    for name, weights in written.items():
+        kept_name = f"weights.model.{name}"
+        if kept_name in kept:
+            assert weights.equal(kept[kept_name].bfloat16()), name

@@ -1,0 +1,190 @@
+"""`python -m visionq_worker.pocket.training STATE`: train the pocket model for a while.
+
+Goes on from the state that is there, or begins one. Each slice ends after `--seconds` or `--steps`,
+or when it is interrupted, and leaves its state in files of 15 MB at most: carry them anywhere and
+go on there. The last slice gets `--cool-down`, which lets the learning rate fall to nothing, and
+`--write FOLDER` for the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+import torch
+
+from visionq_worker.pocket.network import new_model, write_pocket
+from visionq_worker.pocket.training.examples import (
+    FIRST_TRAINING_SEED,
+    PAIRS,
+    SINGLE_SORTS,
+    Batch,
+)
+from visionq_worker.pocket.training.lesson import Outcome
+from visionq_worker.pocket.training.supply import Supply
+from visionq_worker.pocket.training.trainer import Curriculum, Scores, Trainer
+
+SEEDS_OF_A_SLICE = 100_000_000
+"""Each slice, and each sort of batch in it, has seeds of its own."""
+REPORT_STEPS = 50
+SAVE_SECONDS = 150.0
+BEGAN = perf_counter()
+"""Importing and drawing the first pictures is part of a slice's time."""
+
+
+def main() -> int:
+    wanted = _read_arguments()
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    device = torch.device(wanted.device)
+    torch.manual_seed(wanted.seed)
+    trainer = Trainer(new_model(wanted.seed), device)
+    if wanted.state.exists():
+        trainer.load(wanted.state)
+    if wanted.level is not None:
+        trainer.facts.level = wanted.level
+    if wanted.compile:
+        _compile(trainer)
+    if not wanted.only_write:
+        try:
+            _train(trainer, wanted)
+        except KeyboardInterrupt:
+            click.echo("interrupted")
+        finally:
+            trainer.save(wanted.state)
+    if wanted.write:
+        write_pocket(wanted.write, trainer.weights())
+    return 0
+
+
+def _train(trainer: Trainer, wanted: argparse.Namespace) -> None:
+    facts, curriculum, scores = trainer.facts, Curriculum(trainer.facts.level), Scores()
+    supplies = _supplies(trainer, wanted)
+    first_step, began, reported, saved = facts.steps, perf_counter(), perf_counter(), perf_counter()
+    before = facts.seconds.get(device_name(trainer.device), 0.0)
+    previous: tuple[tuple[Batch, Outcome, bool], ...] = ()
+    num_fresh = 0
+    while (done := _share_done(facts.steps - first_step, wanted)) < 1:
+        drawn = [supply.next() for supply in supplies]
+        outcomes = trainer.learn(drawn[0][0], drawn[1][0], 1 - done if wanted.cool_down else 1.0)
+        # Read one step late: the device has the next step to do meanwhile.
+        for batch, outcome, is_fresh in previous:
+            if is_fresh:
+                right = outcome.right.tolist()
+                curriculum.judge(batch, right)
+                scores.add(batch, right)
+                num_fresh += len(right)
+                facts.pictures += len(batch.pixels)
+        previous = tuple(
+            (batch, outcome, is_fresh)
+            for (batch, is_fresh), outcome in zip(drawn, outcomes, strict=True)
+        )
+        if curriculum.level != facts.level:
+            facts.level = curriculum.level
+            for supply in supplies:
+                supply.set_level(facts.level)
+        now = perf_counter()
+        facts.seconds[device_name(trainer.device)] = before + now - began
+        if facts.steps % REPORT_STEPS == 0:
+            _report(trainer, outcomes, scores, num_fresh, now - reported)
+            scores, num_fresh, reported = Scores(), 0, perf_counter()
+        if now - saved > SAVE_SECONDS:
+            trainer.save(wanted.state)
+            saved = perf_counter()
+
+
+def _share_done(steps: int, wanted: argparse.Namespace) -> float:
+    by_steps = steps / wanted.steps if wanted.steps else 0.0
+    by_time = (perf_counter() - BEGAN) / wanted.seconds if wanted.seconds else 0.0
+    return max(by_steps, by_time)
+
+
+def _supplies(trainer: Trainer, wanted: argparse.Namespace) -> tuple[Supply, Supply]:
+    seed = max(trainer.facts.next_seed, FIRST_TRAINING_SEED)
+    trainer.facts.next_seed = seed + 2 * SEEDS_OF_A_SLICE
+    # Pairs are a fifth of the pictures, and quickly drawn.
+    of_pairs = max(1, wanted.processes // 6) if wanted.processes else 0
+    plans: tuple[Any, Any] = (
+        (SINGLE_SORTS, wanted.singles, wanted.processes - of_pairs),
+        (PAIRS, wanted.pairs, of_pairs),
+    )
+    first, second = (
+        Supply(
+            sorts,
+            size,
+            first_seed=seed + number * SEEDS_OF_A_SLICE,
+            level=trainer.facts.level,
+            processes=processes,
+            reuses=wanted.reuse,
+            device=trainer.device,
+        )
+        for number, (sorts, size, processes) in enumerate(plans)
+    )
+    return first, second
+
+
+def _report(
+    trainer: Trainer,
+    outcomes: tuple[Outcome, Outcome],
+    scores: Scores,
+    num_fresh: int,
+    seconds: float,
+) -> None:
+    single, pair = outcomes
+    facts = trainer.facts
+    click.echo(
+        f"{perf_counter() - BEGAN:4.0f} s, step {facts.steps}, {facts.pictures} pictures, "
+        f"level {facts.level}, {REPORT_STEPS / seconds:.1f} steps/s, {num_fresh / seconds:.0f} "
+        f"fresh tasks/s; loss {single.answer_loss:.3f} + {single.patch_loss:.3f} and "
+        f"{pair.answer_loss:.3f} + {pair.patch_loss:.3f}; wrong tokens {single.token_errors:.1%}, "
+        f"patches {single.patch_errors:.1%}; exact: {scores}"
+    )
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def _compile(trainer: Trainer) -> None:
+    """The layers, one by one: as they are alike, each shape is compiled once."""
+    torch._dynamo.config.suppress_errors = True  # type: ignore[attr-defined]  # noqa: SLF001
+    model = trainer.lesson.model.model
+    tower: Any = model.vision_embed_tokens.img_processor.vision_model
+    for layer in (*tower.encoder.layers[:-1], *model.layers):
+        layer.compile()
+
+
+def _read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m visionq_worker.pocket.training")
+    parser.description = __doc__
+    parser.add_argument("state", type=Path, help="folder of the state, made if it is not there")
+    parser.add_argument("--seconds", type=float, help="length of this slice")
+    parser.add_argument("--steps", type=int, help="length of this slice")
+    parser.add_argument("--cool-down", action="store_true", help="the last slice: rate to nothing")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="the checkpoint, at the end")
+    parser.add_argument("--only-write", action="store_true", help="without training")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default)
+    parser.add_argument("--level", type=int, help="of the pictures, if not the one reached")
+    parser.add_argument("--singles", type=int, default=48, help="tasks of one picture in a step")
+    parser.add_argument("--pairs", type=int, default=8, help="tasks of two pictures in a step")
+    cores = os.cpu_count() or 1
+    parser.add_argument("--processes", type=int, default=max(0, cores - 1), help="that draw")
+    parser.add_argument(
+        "--reuse", action="store_true", help="learn from earlier pictures rather than wait"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the layers")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights")
+    wanted = parser.parse_args()
+    if not (wanted.seconds or wanted.steps or wanted.only_write):
+        parser.error("say how long the slice is: --seconds or --steps")
+    return wanted
+
+
+if __name__ == "__main__":
+    sys.exit(main())

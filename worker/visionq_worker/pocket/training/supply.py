@@ -1,0 +1,89 @@
+"""Batches from processes that draw, for a trainer that should not wait for them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import threading
+from collections import deque
+from collections.abc import Mapping
+from random import Random
+
+import torch
+from torch.utils.data import DataLoader
+
+from visionq_worker.pocket.training.examples import Batch, Batches
+
+NUM_KEPT = 64
+"""Batches on the device that may be learnt from again."""
+NUM_READY = 4
+
+
+class Supply:
+    """Fresh batches as fast as they are drawn; between them, where wanted, earlier ones again.
+
+    `reuses`: take an earlier batch rather than wait for a fresh one. With no `processes`, a batch
+    is drawn when it is asked for.
+    """
+
+    def __init__(
+        self,
+        sorts: Mapping[str, float],
+        size: int,
+        *,
+        first_seed: int,
+        level: int,
+        processes: int,
+        reuses: bool,
+        device: torch.device,
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._level = context.Value("i", level)
+        self._device = device
+        self._stream = torch.cuda.Stream() if device.type == "cuda" else None
+        self._reuses = reuses
+        self._choose = Random(first_seed)  # noqa: S311  # which batch is seen again
+        self._kept: deque[Batch] = deque(maxlen=NUM_KEPT)
+        self._ready: queue.Queue[Batch] = queue.Queue(NUM_READY)
+        loader = DataLoader(
+            Batches(sorts, size, first_seed, self._level),
+            batch_size=None,
+            num_workers=processes,
+            multiprocessing_context=context if processes else None,
+            prefetch_factor=2 if processes else None,
+        )
+        self._batches = iter(loader)
+        if processes:
+            # A daemon: what it waits for may never come, and nobody waits for it.
+            threading.Thread(target=self._fetch, name="pocket-supply", daemon=True).start()
+        self._has_thread = processes > 0
+
+    def set_level(self, level: int) -> None:
+        self._level.value = level
+
+    def next(self) -> tuple[Batch, bool]:
+        """A batch on the device, and whether it is seen for the first time."""
+        if not self._has_thread:
+            return next(self._batches).to(self._device), True
+        if self._reuses and self._kept and self._ready.empty():
+            return self._choose.choice(self._kept), False
+        batch = self._ready.get()
+        if self._stream is not None:
+            for tensor in batch.tensors:  # their memory was taken for the copies' stream
+                tensor.record_stream(torch.cuda.current_stream())
+        if self._reuses:
+            self._kept.append(batch)
+        return batch, True
+
+    def _fetch(self) -> None:
+        for batch in self._batches:
+            self._ready.put(self._copied(batch))
+
+    def _copied(self, batch: Batch) -> Batch:
+        """On the device; beside the steps, which would otherwise stand still meanwhile."""
+        if self._stream is None:
+            return batch.to(self._device)
+        with torch.cuda.stream(self._stream):
+            copy = batch.to(self._device)
+        self._stream.synchronize()
+        return copy
