@@ -1,9 +1,9 @@
 # Two commands need nothing but python3.11+ and make: `make demo` and `make test`.
 PYTHON_ENV := .venv/bin
-MODEL ?= tiny
+MODEL ?= pocket
 export PYTHON
 
-.PHONY: help setup triton demo test test-long faults soak check lint types imports format bench bench-engine bench-gpu lock clean
+.PHONY: help setup triton demo test test-long faults soak check lint types imports format bench bench-engine bench-gpu eval-pocket lock clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ bench-engine: setup ## the engine beside generate, the queue and the store, as r
 
 bench-gpu: setup ## the engine at the published size on a CUDA device, beside its floors and generate
 	@$(PYTHON_ENV)/python -m tests.bench_engine.gpu
+
+eval-pocket: setup ## how well the pocket model reads 200 fresh pictures of each sort, through the whole service
+	@$(PYTHON_ENV)/python -m tests.eval_pocket $(FLAGS)
 
 lock: ## rewrite requirements.txt from the ranges in the project files (needs uv)
 	@sh tools/lock.sh

@@ -1,18 +1,22 @@
 """Three image questions through the whole service on this machine, then everything is stopped.
 
 Starts Valkey, an S3 server and one worker, submits the pictures of this folder, shows the tasks
-move, prints the answers. With `--model tiny` the weights are random and the text is noise.
+move, prints the answers. The pocket model, which is shipped, is asked about pictures of the small
+world that it can read; any other one about those of `draw_pictures.py`. With `--model tiny` the
+weights are random and the text is noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from visionq import Client, Result, TaskHandle
 from visionq.errors import VisionqError
+from visionq.kinds import BUILTIN_KINDS
 from visionq.progress import ProgressLine, follow
 from visionq.settings import load_settings
 from visionq.up import Service, running_service, settings_flags
@@ -30,9 +34,31 @@ class Job:
     title: str
     kind: str
     pictures: tuple[str, ...]
-    question: str
+    question: str | None
+    """None: the kind's own."""
 
 
+POCKET = "pocket"
+POCKET_JOBS = (
+    Job(
+        "Introduce a stock from its chart",
+        "analyze",
+        ("world_chart.jpg",),
+        "Could you please introduce this stock to me?",
+    ),
+    Job(
+        "Title and author of a book",
+        "ocr",
+        ("world_cover.jpg",),
+        "Help me get the title and author information of this book?",
+    ),
+    Job(
+        "What differs between two pictures",
+        "compare",
+        ("world_pair.jpg", "world_pair_2.jpg"),
+        None,
+    ),
+)
 JOBS = (
     Job(
         "Introduce a stock from its revenue chart",
@@ -57,7 +83,9 @@ JOBS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="tiny", help="hub id or folder; tiny: random weights")
+    parser.add_argument(
+        "--model", default=POCKET, help="pocket, a hub id or a folder; tiny: random weights"
+    )
     model = parser.parse_args().model
     STATE_FOLDER.mkdir(parents=True, exist_ok=True)
     log = STATE_FOLDER / "worker.log"
@@ -66,7 +94,8 @@ def main() -> int:
         with running_service(
             STATE_FOLDER, worker_flags=[f"--model={model}"], worker_log=log
         ) as service:
-            show_all(service, is_noise=model == "tiny")
+            jobs = POCKET_JOBS if model == POCKET else JOBS
+            show_all(service, jobs, is_noise=model == "tiny")
     except VisionqError as error:
         print(f"demo: {error}", file=sys.stderr)
         if log.exists():
@@ -80,16 +109,17 @@ def main() -> int:
     return 0
 
 
-def show_all(service: Service, *, is_noise: bool) -> None:
+def show_all(service: Service, jobs: Sequence[Job], *, is_noise: bool) -> None:
     urls = service.urls
     print(f"Valkey at {urls.broker_address}, S3 at {urls.s3_endpoint}, one worker starting.")
     if is_noise:
         print("The model has random weights: the way is real, the text is noise.")
     with Client.from_settings(load_settings(**settings_flags(urls))) as client:
         limit = NOISE_TOKENS if is_noise else None
-        handles = [submit(client, job, limit) for job in JOBS]
-        for job, handle in zip(JOBS, handles, strict=True):
-            print(f"\n{job.title}: {', '.join(job.pictures)}\n  {job.question}")
+        handles = [submit(client, job, limit) for job in jobs]
+        for job, handle in zip(jobs, handles, strict=True):
+            asked = job.question or BUILTIN_KINDS[job.kind].default_question
+            print(f"\n{job.title}: {', '.join(job.pictures)}\n  {asked}")
             follow(handle, ProgressLine(sys.stdout, "  "), check=service.check)
             show(handle.result(0), handle, urls.s3_bucket)
 
@@ -103,7 +133,7 @@ def show(result: Result, handle: TaskHandle, bucket: str) -> None:
     seconds = result.timings
     assert result.usage is not None
     assert result.verdict is not None
-    print(f"  > {result.text}")
+    print("  > " + str(result.text).replace("\n", "\n    "))
     reasons = ", ".join(result.verdict.reasons)
     print(f"  verdict: {result.verdict.outcome}{f' ({reasons})' if reasons else ''}")
     print(

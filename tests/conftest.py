@@ -115,6 +115,24 @@ def service(urls: LocalUrls, address: StoreAddress, _service_worker: None) -> It
         yield opened
 
 
+POCKET_NAMESPACE = "pocket"
+
+
+@pytest.fixture(scope="session")
+def _pocket_worker(urls: LocalUrls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    log = tmp_path_factory.mktemp("pocket") / "log"
+    model = {"VISIONQ_MODEL__SOURCE": "pocket"}
+    with running_worker(environment(urls, POCKET_NAMESPACE, **model), log):
+        yield
+
+
+@pytest.fixture
+def pocket(urls: LocalUrls, address: StoreAddress, _pocket_worker: None) -> Iterator[Client]:
+    """A client of a worker with the pocket model, which reads; shared."""
+    with Client(urls.broker_url, address, namespace=POCKET_NAMESPACE) as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 def pictures() -> Path:
     return REPOSITORY / "examples" / "pictures"

@@ -11,7 +11,7 @@ trap 'rm -f "$overrides"' EXIT
 printf 'visionq @ ./producer\ntorch==%s\n' "$(cat tools/torch-version)" > "$overrides"
 uv pip compile --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --quiet --overrides "$overrides" --no-emit-package torch --no-emit-package visionq \
-  --extra local --extra fast --extra heif producer/pyproject.toml worker/pyproject.toml requirements-dev.in \
+  --extra local --extra fast --extra heif --extra pocket producer/pyproject.toml worker/pyproject.toml requirements-dev.in \
   --output-file requirements.txt
 # The CUDA packages belong to torch's own build for NVIDIA cards.
 if grep -qE '^(nvidia|cuda|triton)' requirements.txt; then

@@ -13,13 +13,15 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tests.eval_pocket.scoring import Tally
 from visionq import Client
-from visionq.errors import TaskError
+from visionq.errors import TaskNotDone
 from visionq.settings import load_settings
 from visionq.up import running_service, settings_flags
 from visionq_worker.pocket.network import new_model, write_pocket
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 FIRST_SEED = 500_000
 assert FIRST_SEED < FIRST_TRAINING_SEED
+NUM_ALONE = 20
+"""Pictures of each sort that are asked about one by one, so that seconds are of one task."""
 IN_FLIGHT = 16
 SECONDS = 300.0
 """For one answer."""
@@ -57,12 +61,25 @@ def _scores(
 ) -> dict[str, Tally]:
     tallies = {sort: Tally() for sort in wanted.sorts}
     with _client(model, Path(folder)) as client:
-        for drawn, result in _answered(client, _pictures(wanted, count), limit):
-            tallies[drawn.sort].add(drawn, result)
-            if wanted.verbose:
-                text = result.text if result else None
-                print(f"{drawn.sort}: {drawn.answer!r}\n  {text!r}", file=sys.stderr)
+        pictures = _pictures(wanted, count)
+        for drawn in islice(pictures, min(count, NUM_ALONE) * len(wanted.sorts)):
+            began = perf_counter()
+            ((_, result),) = _answered(client, iter([drawn]), limit)
+            tallies[drawn.sort].seconds.append(perf_counter() - began)
+            _count(tallies, drawn, result, wanted)
+        for drawn, result in _answered(client, pictures, limit):
+            _count(tallies, drawn, result, wanted)
     return tallies
+
+
+def _count(
+    tallies: dict[str, Tally], drawn: Sample, result: Result | None, wanted: argparse.Namespace
+) -> None:
+    before = tallies[drawn.sort].right
+    tallies[drawn.sort].add(drawn, result)
+    if wanted.verbose and tallies[drawn.sort].right == before:
+        text = result.text if result else None
+        print(f"{drawn.sort}, {drawn.kind}: {drawn.answer!r}\n  {text!r}", file=sys.stderr)
 
 
 @contextmanager
@@ -100,7 +117,7 @@ def _answered(
 def _result(drawn: Sample, handle: TaskHandle) -> tuple[Sample, Result | None]:
     try:
         return drawn, handle.result(SECONDS)
-    except TaskError:
+    except TaskNotDone:
         return drawn, None
 
 
@@ -147,7 +164,7 @@ def _read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--random", type=int, default=20, help="of these, for random weights too")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first picture")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--verbose", action="store_true", help="show every answer")
+    parser.add_argument("--verbose", action="store_true", help="show the wrong answers")
     wanted = parser.parse_args(given)
     if wanted.seed + wanted.count > FIRST_TRAINING_SEED:
         parser.error(f"seeds from {FIRST_TRAINING_SEED} on are trained on")

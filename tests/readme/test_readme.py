@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import POCKET_NAMESPACE
 from tests.support.waiting import wait_until
 from tests.support.workers import environment
 from visionq import Client, State
@@ -34,23 +35,21 @@ def _load(name: str, source: str) -> Any:
 
 
 @pytest.fixture
-def _configured(service: Client, urls: LocalUrls, monkeypatch: pytest.MonkeyPatch) -> None:
+def _configured(pocket: Client, urls: LocalUrls, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment an operator would set, and the clone as working folder."""
     monkeypatch.chdir(ROOT)
-    for name, value in environment(urls, "service").items():
+    for name, value in environment(urls, POCKET_NAMESPACE).items():
         if name.startswith("VISIONQ_"):
             monkeypatch.setenv(name, value)
 
 
 @pytest.mark.usefixtures("_configured")
 def test_first_example_prints_key_and_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    # Random weights rarely stop by themselves: the answer is cut short for the test.
-    source = _example("Ask and answer").replace('this stock to me?"', 'this?", max_new_tokens=5')
-    assert "max_new_tokens" in source
-    module = _load("ask", source)
-    printed = capsys.readouterr().out
-    assert f"{module.task.id} results/{module.task.id}.json" in printed
-    assert module.answer.text in printed
+    module = _load("ask", _example("Ask and answer"))
+    assert capsys.readouterr().out == (
+        f"{module.task.id} results/{module.task.id}.json\n"
+        "Grea. Q3 56, 2021 20, 2022 38, E 23. The largest is Q3 with 56. ok\n"
+    )
     module.client.close()
 
 
@@ -67,7 +66,7 @@ def test_typed_example_prints_a_book(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.usefixtures("_configured")
 def test_estimate_example_prints_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     module = _load("estimate", _example("Before it is sent"))
-    assert capsys.readouterr().out.startswith("(1933,) ")
+    assert capsys.readouterr().out.startswith("(757,) ")
     assert module.cost.fits is not False  # None, if the worker has only just started
     module.client.close()
 

@@ -49,7 +49,7 @@ def main(context: click.Context, file: Path | None) -> None:
 
 
 @main.command()
-@click.option("--model", "source", help="Hub id or local folder; 'tiny' for random weights.")
+@click.option("--model", "source", help="Hub id or local folder; 'pocket' is shipped.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--concurrency", type=int, help="Tasks in hand at once.")
 @click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")

@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 import torch
+from safetensors.torch import load_file
 
 from visionq_worker.pocket.network import new_model, write_pocket
 from visionq_worker.pocket.training.examples import (
@@ -43,7 +44,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     device = torch.device(wanted.device)
     torch.manual_seed(wanted.seed)
-    trainer = Trainer(new_model(wanted.seed), device)
+    model = new_model(wanted.seed)
+    if wanted.begin_from:
+        model.load_state_dict(load_file(wanted.begin_from / "model.safetensors"))
+    trainer = Trainer(model, device)
     if wanted.state.exists():
         trainer.load(wanted.state)
     if wanted.level is not None:
@@ -152,7 +156,7 @@ def device_name(device: torch.device) -> str:
 
 def _compile(trainer: Trainer) -> None:
     """The layers, one by one: as they are alike, each shape is compiled once."""
-    torch._dynamo.config.suppress_errors = True  # type: ignore[attr-defined]  # noqa: SLF001
+    torch._dynamo.config.suppress_errors = True  # noqa: SLF001
     model = trainer.lesson.model.model
     tower: Any = model.vision_embed_tokens.img_processor.vision_model
     for layer in (*tower.encoder.layers[:-1], *model.layers):
@@ -167,6 +171,9 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="length of this slice")
     parser.add_argument("--cool-down", action="store_true", help="the last slice: rate to nothing")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="the checkpoint, at the end")
+    parser.add_argument(
+        "--begin-from", type=Path, metavar="FOLDER", help="a checkpoint, where there is no state"
+    )
     parser.add_argument("--only-write", action="store_true", help="without training")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default)

@@ -102,7 +102,9 @@ def batch(examples: Sequence[Example]) -> Batch:
     longest = max(len(one.prompt) + len(one.answer) for one in examples)
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP
     ids = torch.full((len(examples), length), special_id("endoftext"))
-    answers, asked, tasks = [], [], []
+    answers: list[int] = []
+    asked: list[int] = []
+    tasks: list[int] = []
     for row, one in enumerate(examples):
         begin, end = len(one.prompt), len(one.prompt) + len(one.answer)
         ids[row, :end] = torch.tensor([*one.prompt, *one.answer])

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from random import Random
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -40,7 +41,8 @@ class Supply:
         context = multiprocessing.get_context("spawn")
         self._level = context.Value("i", level)
         self._device = device
-        self._stream = torch.cuda.Stream() if device.type == "cuda" else None
+        stream: Any = torch.cuda.Stream  # its constructor has no types
+        self._stream = stream() if device.type == "cuda" else None
         self._reuses = reuses
         self._choose = Random(first_seed)  # noqa: S311  # which batch is seen again
         self._kept: deque[Batch] = deque(maxlen=NUM_KEPT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,16 +80,19 @@ class Trainer:
         self._working = dict(self.lesson.named_parameters())
         for name, weights in self._working.items():
             weights.requires_grad_(name in self._masters)
-        matrices = [one for one in self._masters.values() if one.dim() > 1]
-        others = [one for one in self._masters.values() if one.dim() <= 1]
+        masters = self._masters.values()
+        groups: list[dict[str, Any]] = [
+            {"params": [one for one in masters if one.dim() > 1]},
+            {"params": [one for one in masters if one.dim() <= 1], "weight_decay": 0.0},
+        ]
         self._optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
+            groups,
             lr=PEAK_RATE,
             betas=BETAS,
             weight_decay=WEIGHT_DECAY,
             fused=device.type == "cuda",
         )
-        for master in self._masters.values():
+        for master in masters:
             master.grad = torch.zeros_like(master)
             self._optimizer.state[master] = {
                 "step": torch.zeros((), device=device if device.type == "cuda" else None),
@@ -103,7 +107,7 @@ class Trainer:
         for batch, weight in ((singles, 1.0), (pairs, PAIR_WEIGHT)):
             outcome: Outcome = self.lesson(batch)
             loss = outcome.answer_loss + PATCH_WEIGHT * outcome.patch_loss
-            (weight * loss).backward()
+            torch.autograd.backward(weight * loss)
             outcomes.append(outcome)
         warm = min(1.0, (self.facts.steps + 1) / WARM_UP_STEPS)
         for group in self._optimizer.param_groups:
@@ -124,7 +128,9 @@ class Trainer:
         return found
 
     def save(self, folder: Path) -> None:
-        kept = {f"{state.WEIGHTS}{name}": master for name, master in self._masters.items()}
+        kept: dict[str, torch.Tensor] = {
+            f"{state.WEIGHTS}{name}": master for name, master in self._masters.items()
+        }
         for name, master in self._masters.items():
             moments: torch.Tensor = self._optimizer.state[master]["exp_avg_sq"]
             kept[f"{state.MOMENTS}{name}"] = moments.to(torch.bfloat16)
@@ -143,9 +149,10 @@ class Trainer:
 
     def _take_gradients(self) -> None:
         """From the working weights to their masters."""
-        found = [self._working[name].grad for name in self._masters]
-        kept = [master.grad for master in self._masters.values()]
-        torch._foreach_copy_(kept, found)
+        pairs = [(master.grad, self._working[name].grad) for name, master in self._masters.items()]
+        known = [(kept, found) for kept, found in pairs if kept is not None and found is not None]
+        assert len(known) == len(pairs), "every master has a gradient"
+        torch._foreach_copy_([kept for kept, _ in known], [found for _, found in known])
         self.lesson.zero_grad(set_to_none=True)
 
     def _show_working(self) -> None:
