@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from visionq import Result
     from visionq_worker.pocket.world.samples import Sample
 
-CHANGED = re.compile(r"The (\w+ \w+) is ")
+CHANGED = re.compile(r"(?:The|A) (\w+ \w+) is ")
 
 
 @dataclass(slots=True)
