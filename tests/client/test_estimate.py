@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ from visionq.objects import ObjectStore
 from visionq.submissions import Images
 from visionq_worker.developing import Upright
 from visionq_worker.images import ImageLimits, open_image
+from visionq_worker.model.geometry import num_image_tokens
 
 ORIENTATION = 0x0112
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -227,6 +229,32 @@ def test_a_worker_that_tells_nothing_any_more_is_forgotten(
     fleets.tell("a:1", report(1024))
     assert set(cast("dict[str, str]", raw.hgetall(names.workers()))) == {"a:1", "newer:1"}
     assert (fleets.look().min_context_tokens, fleets.look().max_context_tokens) == (1024, 4096)
+
+
+@pytest.mark.parametrize(
+    ("told", "most"), [((), None), ((4, None), None), ((4,), 4), ((1, 4, 2), 4)]
+)
+def test_crops_are_bounded_by_the_model_that_takes_most(
+    fleets: Fleets, told: tuple[int | None, ...], most: int | None
+) -> None:
+    for number, crops in enumerate(told):
+        fleets.tell(f"w:{number}", replace(report(), max_num_crops=crops))
+    assert fleets.look().max_num_crops == most
+
+
+def test_an_estimate_counts_the_crops_that_the_model_will_get(
+    client: Client, fleets: Fleets
+) -> None:
+    large = picture(size=(672, 672))
+    assert client.estimate("ocr", large).image_tokens == (num_image_tokens(672, 672, 16),)
+    fleets.tell("a:1", replace(report(), max_num_crops=4))
+    assert client.estimate("ocr", large).image_tokens == (num_image_tokens(672, 672, 4),)
+
+
+def test_crops_that_no_model_takes_refuse_nothing(client: Client, fleets: Fleets) -> None:
+    """With 16 crops the picture would not fit."""
+    fleets.tell("a:1", replace(report(2048), max_num_crops=4))
+    client.submit("ocr", picture(size=(672, 672)), max_new_tokens=1000)
 
 
 TOO_LONG: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -93,6 +93,18 @@ def test_ladder_is_climbed_until_an_answer_is_good(run_with: RunWith) -> None:
     assert result.verdict == Verdict(outcome="ok")
 
 
+@pytest.mark.parametrize(("most", "crops"), [(None, [4, 4, 2]), (3, [3, 3, 2]), (1, [1, 1, 1])])
+def test_no_try_has_more_crops_than_the_model_was_trained_for(
+    bench_with: BenchWith, most: int | None, crops: list[int]
+) -> None:
+    engine = Turns(("", "stop"), ("", "stop"), (GOOD, "stop"))
+    engine.info = replace(engine.info, max_num_crops=most)
+    bench = with_retries(bench_with(engine))
+    result = bench.run(bench.task())
+    assert [one.num_crops for one in result.tries] == crops
+    assert result.provenance.num_crops == crops[-1]
+
+
 def test_best_answer_counts_when_none_is_good(run_with: RunWith) -> None:
     _, result = run_with(("", "stop"), ("round and round", "loop"), ("I'm sorry.", "stop"))
     assert (result.text, result.finish_reason) == ("round and round", "loop")
