@@ -54,7 +54,7 @@ bench-engine: setup ## the engine beside generate, the queue and the store, as r
 bench-gpu: setup ## the engine at the published size on a CUDA device, beside its floors and generate
 	@$(PYTHON_ENV)/python -m tests.bench_engine.gpu
 
-eval-pocket: setup ## how well the pocket model reads 200 fresh pictures of each sort, through the whole service
+eval-pocket: setup ## 200 fresh pictures of each sort for the pocket model, through the whole service; FLAGS=--verbose: what it misread
 	@$(PYTHON_ENV)/python -m tests.eval_pocket $(FLAGS)
 
 lock: ## rewrite requirements.txt from the ranges in the project files (needs uv)

@@ -3,7 +3,7 @@
 #   docker build --file docker/worker.Dockerfile --tag visionq-worker .
 #   docker build --file docker/worker.Dockerfile --tag visionq-worker --build-arg WITH_FLASH_ATTN=1 .
 #
-# It holds no model and no key. Weights are downloaded on the first start into the volume. Settings
+# It holds no key, and of models the small `pocket` alone. Other weights are downloaded on the first start into the volume. Settings
 # come from the environment as VISIONQ_<SECTION>__<KEY>; a settings.toml with kinds of one's own is
 # mounted into /etc/visionq.
 #

@@ -63,7 +63,7 @@ main.add_command(dead)
 
 
 @main.command()
-@click.option("--model", help="Hub id or local folder; 'tiny' for random weights.")
+@click.option("--model", help="Hub id or local folder; 'pocket' is shipped.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--workers", "num_workers", type=click.IntRange(1, 64), default=1, show_default=True)
 @json_option

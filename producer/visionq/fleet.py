@@ -92,10 +92,18 @@ class Fleet:
         return max((one.max_context_tokens for one in self.workers), default=None)
 
     @property
+    def min_num_crops(self) -> int | None:
+        """No model is given fewer than this of what is asked for; None: each gets all of it."""
+        return min((one for one in self._bounds if one is not None), default=None)
+
+    @property
     def max_num_crops(self) -> int | None:
-        """The most that any worker's model was trained for; None where one takes any number."""
-        most = [one.max_num_crops for one in self.workers]
-        return None if None in most else max(filter(None, most), default=None)
+        """No model is given more than this; None: one gets all of it."""
+        return None if None in self._bounds else max(filter(None, self._bounds), default=None)
+
+    @property
+    def _bounds(self) -> list[int | None]:
+        return [one.max_num_crops for one in self.workers]
 
     def seconds_until_done(self, lane: Lane) -> float | None:
         """For a task submitted now; None until the workers have measured anything.

@@ -135,7 +135,7 @@ class Submitter:
         context = fleet.max_context_tokens
         if context is None:
             return
-        asked = replace(asked, num_crops=at_most(asked.num_crops, fleet.max_num_crops))
+        asked = replace(asked, num_crops=at_most(asked.num_crops, fleet.min_num_crops))
         most = asked.max_image_tokens + asked.min_text_tokens + asked.new_tokens
         if most > context:
             asked.check([_least_tokens(image, asked.num_crops) for image in images], context)

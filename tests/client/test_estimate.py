@@ -254,6 +254,7 @@ def test_an_estimate_counts_the_crops_that_the_model_will_get(
 def test_crops_that_no_model_takes_refuse_nothing(client: Client, fleets: Fleets) -> None:
     """With 16 crops the picture would not fit."""
     fleets.tell("a:1", replace(report(2048), max_num_crops=4))
+    fleets.tell("b:1", report(2048))  # takes any number: it is not for it alone to refuse
     client.submit("ocr", picture(size=(672, 672)), max_new_tokens=1000)
 
 

@@ -8,10 +8,9 @@ submitted as a producer would; the answers come from the store.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -20,12 +19,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tests.eval_pocket.scoring import Tally
+from tests.support.drawn import png_files
 from visionq import Client
 from visionq.errors import TaskNotDone
 from visionq.settings import load_settings
 from visionq.up import running_service, settings_flags
 from visionq_worker.pocket.network import new_model, write_pocket
 from visionq_worker.pocket.training.examples import FIRST_TRAINING_SEED
+from visionq_worker.pocket.world.fonts import faces
 from visionq_worker.pocket.world.samples import SORTS, Sample, sample
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def main() -> int:
         if wanted.random:
             blank = Path(folder) / "random"
             write_pocket(blank, new_model(0).state_dict())
-            scores["random"] = _scores(str(blank), wanted, wanted.random, RANDOM_TOKENS, folder)
+            scores["random weights"] = _scores(
+                str(blank), wanted, wanted.random, RANDOM_TOKENS, folder
+            )
     print(_table(scores))
     if wanted.json:
         wanted.json.write_text(json.dumps(_figures(scores), indent=1) + "\n", encoding="utf-8")
@@ -105,8 +108,7 @@ def _answered(
     """Each with its result, None where the task failed; a few at a time are on their way."""
     under_way: list[tuple[Sample, TaskHandle]] = []
     for drawn in pictures:
-        files = [_png(drawn, number) for number in range(len(drawn.canvases))]
-        handle = client.submit(drawn.kind, files, drawn.question, max_new_tokens=limit)
+        handle = client.submit(drawn.kind, png_files(drawn), drawn.question, max_new_tokens=limit)
         under_way.append((drawn, handle))
         if len(under_way) == IN_FLIGHT:
             yield _result(*under_way.pop(0))
@@ -119,12 +121,6 @@ def _result(drawn: Sample, handle: TaskHandle) -> tuple[Sample, Result | None]:
         return drawn, handle.result(SECONDS)
     except TaskNotDone:
         return drawn, None
-
-
-def _png(drawn: Sample, number: int) -> bytes:
-    content = io.BytesIO()
-    drawn.canvases[number].image.save(content, "PNG")
-    return content.getvalue()
 
 
 def _table(scores: dict[str, dict[str, Tally]]) -> str:
@@ -156,7 +152,7 @@ def _figures(scores: dict[str, dict[str, Tally]]) -> dict[str, dict[str, dict[st
     }
 
 
-def _read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.eval_pocket", description=__doc__)
     parser.add_argument("sorts", nargs="*", default=[*SORTS], metavar="SORT", help=", ".join(SORTS))
     parser.add_argument("--model", default="pocket", help="name or folder (default: pocket)")
@@ -165,7 +161,13 @@ def _read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first picture")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--verbose", action="store_true", help="show the wrong answers")
-    wanted = parser.parse_args(given)
+    wanted = parser.parse_args()
+    if unknown := [sort for sort in wanted.sorts if sort not in SORTS]:
+        parser.error(f"no sort {', '.join(unknown)}; there are {', '.join(SORTS)}")
+    if wanted.count < 1:
+        parser.error("--count must be 1 at least")
+    if len(faces()) == 1:
+        parser.error("there are no faces to draw with: pip install 'visionq-worker[pocket]'")
     if wanted.seed + wanted.count > FIRST_TRAINING_SEED:
         parser.error(f"seeds from {FIRST_TRAINING_SEED} on are trained on")
     return wanted

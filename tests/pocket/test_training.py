@@ -10,16 +10,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from visionq_worker.model.config import Phi3VConfig
 from visionq_worker.model.geometry import PATCH_PX, TILE_PX
 from visionq_worker.model.phi3v import Phi3VForCausalLM
 from visionq_worker.model.pixels import Picture, views_of
 from visionq_worker.model.small import special_id
 from visionq_worker.model.tiny import tiny_config
 from visionq_worker.model.weights import load_model
-from visionq_worker.pocket.network import NUM_CROPS, SIDE_PX, new_model, processor, write_pocket
+from visionq_worker.pocket import CHECKPOINT
+from visionq_worker.pocket.network import (
+    NUM_CROPS,
+    SIDE_PX,
+    is_unused,
+    new_model,
+    pocket_config,
+    processor,
+    write_pocket,
+)
 from visionq_worker.pocket.text import answer_ids, tokenizer
 from visionq_worker.pocket.training import state
+from visionq_worker.pocket.training.__main__ import main
 from visionq_worker.pocket.training.examples import (
+    FIRST_TRAINING_SEED,
     NOTHING,
     THINGS,
     Batch,
@@ -28,6 +40,7 @@ from visionq_worker.pocket.training.examples import (
     shown,
 )
 from visionq_worker.pocket.training.lesson import Lesson, views
+from visionq_worker.pocket.training.supply import Supply
 from visionq_worker.pocket.training.trainer import NUM_JUDGED, Curriculum, Trainer
 from visionq_worker.pocket.world.level import HARDEST, LEVELS, LONGER_SIDE_PX
 from visionq_worker.pocket.world.samples import SORTS, sample
@@ -157,7 +170,7 @@ def test_a_state_is_in_files_that_can_travel(tmp_path: Path) -> None:
     state.save(tmp_path / "state", tensors, state.Facts(steps=3))
     files = sorted((tmp_path / "state").iterdir())
     assert len(files) == 1 + 3
-    assert all(file.stat().st_size <= 16_000_000 for file in files)
+    assert all(file.stat().st_size <= state.MAX_FILE_BYTES + 10_000 for file in files)
     found, facts = state.load(tmp_path / "state")
     assert facts.steps == 3
     assert sorted(found) == sorted(tensors)
@@ -189,33 +202,102 @@ def test_a_checkpoint_is_loaded_by_the_code_that_loads_any(tmp_path: Path) -> No
         assert loaded.model.state_dict()[name].equal(weights.bfloat16())
 
 
-def test_the_program_trains_goes_on_and_writes(tmp_path: Path) -> None:
+def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "visionq_worker.pocket.training", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_program_begins_goes_on_and_writes(tmp_path: Path) -> None:
     folder, checkpoint = tmp_path / "state", tmp_path / "checkpoint"
     flags = ["--steps=1", "--singles=1", "--pairs=1", "--processes=0", "--device=cpu"]
-    for number in (1, 2):
-        done = subprocess.run(
-            [sys.executable, "-m", "visionq_worker.pocket.training", folder, *flags],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        _, facts = state.load(folder)
-        assert facts.steps == number
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "visionq_worker.pocket.training",
-            folder,
-            "--only-write",
-            f"--write={checkpoint}",
-        ],
-        check=True,
+    done = program(folder, *flags, f"--begin-from={CHECKPOINT}", "--level=3")
+    assert done.returncode == 0, done.stderr
+    done = program(folder, *flags, f"--write={checkpoint}")
+    assert done.returncode == 0, done.stderr
+    kept, facts = state.load(folder)
+    assert (facts.steps, facts.level) == (2, 3)
+    begun, written = (load_file(one / "model.safetensors") for one in (CHECKPOINT, checkpoint))
+    left = {name for name in written if f"weights.{name_of(name)}" not in kept}
+    assert left == {name for name in written if is_unused(name, Phi3VConfig(**pocket_config()))}
+    for name in written.keys() - left:
+        assert written[name].equal(kept[f"weights.{name_of(name)}"].bfloat16()), name
+        # Two steps of the warm-up do not go far from where it began.
+        assert (written[name].float() - begun[name].float()).abs().max() < 0.05, name
+
+
+def name_of(name: str) -> str:
+    """In the state, which has the head for patches beside the model."""
+    return f"model.{name}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "trouble"),
+    [
+        ([], "say how long"),
+        (["--steps=1", "--level=9"], "invalid choice: 9"),
+        (["--only-write"], "--only-write needs --write"),
+        (["--only-write", "--write=there"], "--only-write needs --write, and a state"),
+    ],
+)
+def test_the_program_says_what_is_missing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    trouble: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["training", str(tmp_path / "state"), *flags])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert trouble in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_state_that_was_being_replaced_is_found_again(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    state.save(folder, {"one": torch.ones(1)}, state.Facts(steps=3))
+    folder.rename(tmp_path / "state.old")  # where a save was killed between its two renames
+    assert state.is_there(folder)
+    assert state.load(folder)[1].steps == 3
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_what_ends_the_drawing_ends_the_trainer(processes: int) -> None:
+    supply = Supply(
+        {"cover": 1.0},
+        1,
+        first_seed=FIRST_TRAINING_SEED,
+        level=len(LEVELS),  # there is none
+        processes=processes,
+        reuses=True,
+        device=CPU,
     )
-    kept, _ = state.load(folder)
-    written = load_file(checkpoint / "model.safetensors")
-    for name, weights in written.items():
-        kept_name = f"weights.model.{name}"
-        if kept_name in kept:
-            assert weights.equal(kept[kept_name].bfloat16()), name
+    with pytest.raises(IndexError):
+        _take(supply, 9)  # an easier level comes now and then
+
+
+def _take(supply: Supply, count: int) -> None:
+    for _ in range(count):
+        supply.next()
+
+
+def test_a_supply_that_may_reuse_gives_fresh_batches_first() -> None:
+    supply = Supply(
+        {"scene": 1.0},
+        2,
+        first_seed=FIRST_TRAINING_SEED,
+        level=0,
+        processes=1,
+        reuses=True,
+        device=CPU,
+    )
+    first, is_fresh = supply.next()
+    assert is_fresh
+    wanted = batch([example("scene", FIRST_TRAINING_SEED + number, 0) for number in range(2)])
+    assert first.ids.equal(wanted.ids)
+    assert first.pixels.equal(wanted.pixels)

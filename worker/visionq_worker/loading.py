@@ -17,6 +17,7 @@ from visionq_worker.engine.request import EngineInfo, Request
 from visionq_worker.errors import StartError
 from visionq_worker.model.errors import ModelError
 from visionq_worker.pocket import CHECKPOINT
+from visionq_worker.pocket import revision as pocket_revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +152,8 @@ def build_engine(
     )
     info = EngineInfo(
         model=model.source,
-        revision=loaded.revision,
+        # Results are reused by this: a newer visionq may bring other weights.
+        revision=pocket_revision() if model.source == POCKET else loaded.revision,
         dtype=loaded.dtype,
         device=loaded.device,
         attention=attention.name,

@@ -86,7 +86,7 @@ class Maker:
     worker: str
 
 
-def begin_try(run: Run, retry: Retry | None, number: int, max_num_crops: int | None = None) -> None:
+def begin_try(run: Run, retry: Retry | None, number: int, max_num_crops: int | None) -> None:
     """Set the run up for its first try, or for what the kind's retry of that number changes.
 
     A retry that is sampled has a seed, so that the same task gets the same answer again.

@@ -85,7 +85,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What answers: goes into every result's provenance.
+    """What answers, for every result's provenance.
 
     `max_num_crops`: the most that the model was trained for; None: any number.
     """

@@ -211,6 +211,8 @@ def _read_crops(folder: Path) -> _Crops:
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
         most = told.get("max_num_crops")
+        if most is not None and int(most) < 1:
+            raise ModelLoadError(f"{file}: max_num_crops must be 1 at least, not {most}")
         return _Crops(
             default=int(told.get("num_crops", HUB_NUM_CROPS)),
             most=None if most is None else int(most),

@@ -5,7 +5,15 @@ each of its places shows; `text` has the tokens, `network` the shape, `training`
 weights; `checkpoint` holds them, with their card. Importing this package loads nothing heavy.
 """
 
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 """The folder of the trained weights, as any checkpoint's."""
+
+
+@cache
+def revision() -> str:
+    """Of the weights: another one, another digest."""
+    return sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest()[:12]

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from visionq_worker.pocket.network import new_model, write_pocket
+from visionq_worker.pocket.training import state
 from visionq_worker.pocket.training.examples import (
     FIRST_TRAINING_SEED,
     PAIRS,
@@ -30,10 +31,14 @@ from visionq_worker.pocket.training.examples import (
 from visionq_worker.pocket.training.lesson import Outcome
 from visionq_worker.pocket.training.supply import Supply
 from visionq_worker.pocket.training.trainer import Curriculum, Scores, Trainer
+from visionq_worker.pocket.world.fonts import faces
+from visionq_worker.pocket.world.level import LEVELS
 
 SEEDS_OF_A_SLICE = 100_000_000
 """Each slice, and each sort of batch in it, has seeds of its own."""
 REPORT_STEPS = 50
+INTERRUPTED = 130
+"""The exit code then, as of any program that is."""
 SAVE_SECONDS = 150.0
 BEGAN = perf_counter()
 """Importing and drawing the first pictures is part of a slice's time."""
@@ -41,14 +46,15 @@ BEGAN = perf_counter()
 
 def main() -> int:
     wanted = _read_arguments()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     device = torch.device(wanted.device)
     torch.manual_seed(wanted.seed)
     model = new_model(wanted.seed)
     if wanted.begin_from:
         model.load_state_dict(load_file(wanted.begin_from / "model.safetensors"))
     trainer = Trainer(model, device)
-    if wanted.state.exists():
+    if state.is_there(wanted.state):
         trainer.load(wanted.state)
     if wanted.level is not None:
         trainer.facts.level = wanted.level
@@ -58,19 +64,27 @@ def main() -> int:
         try:
             _train(trainer, wanted)
         except KeyboardInterrupt:
-            click.echo("interrupted")
-        finally:
-            trainer.save(wanted.state)
+            _save(trainer, wanted.state)
+            click.echo("interrupted: the state is kept, and nothing else is written")
+            return INTERRUPTED
+        _save(trainer, wanted.state)
     if wanted.write:
         write_pocket(wanted.write, trainer.weights())
     return 0
+
+
+def _save(trainer: Trainer, folder: Path) -> None:
+    """Not to be interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    trainer.save(folder)
 
 
 def _train(trainer: Trainer, wanted: argparse.Namespace) -> None:
     facts, curriculum, scores = trainer.facts, Curriculum(trainer.facts.level), Scores()
     supplies = _supplies(trainer, wanted)
     first_step, began, reported, saved = facts.steps, perf_counter(), perf_counter(), perf_counter()
-    before = facts.seconds.get(device_name(trainer.device), 0.0)
+    before = facts.seconds.get(_device_name(trainer.device), 0.0)
     previous: tuple[tuple[Batch, Outcome, bool], ...] = ()
     num_fresh = 0
     while (done := _share_done(facts.steps - first_step, wanted)) < 1:
@@ -93,8 +107,8 @@ def _train(trainer: Trainer, wanted: argparse.Namespace) -> None:
             for supply in supplies:
                 supply.set_level(facts.level)
         now = perf_counter()
-        facts.seconds[device_name(trainer.device)] = before + now - began
-        if facts.steps % REPORT_STEPS == 0:
+        facts.seconds[_device_name(trainer.device)] = before + now - began
+        if (facts.steps - first_step) % REPORT_STEPS == 0:
             _report(trainer, outcomes, scores, num_fresh, now - reported)
             scores, num_fresh, reported = Scores(), 0, perf_counter()
         if now - saved > SAVE_SECONDS:
@@ -111,10 +125,11 @@ def _share_done(steps: int, wanted: argparse.Namespace) -> float:
 def _supplies(trainer: Trainer, wanted: argparse.Namespace) -> tuple[Supply, Supply]:
     seed = max(trainer.facts.next_seed, FIRST_TRAINING_SEED)
     trainer.facts.next_seed = seed + 2 * SEEDS_OF_A_SLICE
-    # Pairs are a fifth of the pictures, and quickly drawn.
-    of_pairs = max(1, wanted.processes // 6) if wanted.processes else 0
+    # One process cannot draw for both.
+    processes = wanted.processes if wanted.processes > 1 else 0
+    of_pairs = max(1, processes // 6) if processes else 0
     plans: tuple[Any, Any] = (
-        (SINGLE_SORTS, wanted.singles, wanted.processes - of_pairs),
+        (SINGLE_SORTS, wanted.singles, processes - of_pairs),
         (PAIRS, wanted.pairs, of_pairs),
     )
     first, second = (
@@ -140,6 +155,8 @@ def _report(
     seconds: float,
 ) -> None:
     single, pair = outcomes
+    if not (single.answer_loss + pair.answer_loss).isfinite():
+        raise FloatingPointError("the loss is no number any more: go on from the state kept last")
     facts = trainer.facts
     click.echo(
         f"{perf_counter() - BEGAN:4.0f} s, step {facts.steps}, {facts.pictures} pictures, "
@@ -150,7 +167,7 @@ def _report(
     )
 
 
-def device_name(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
@@ -177,7 +194,12 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--only-write", action="store_true", help="without training")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default)
-    parser.add_argument("--level", type=int, help="of the pictures, if not the one reached")
+    parser.add_argument(
+        "--level",
+        type=int,
+        choices=range(len(LEVELS)),
+        help="of the pictures, if not the one reached",
+    )
     parser.add_argument("--singles", type=int, default=48, help="tasks of one picture in a step")
     parser.add_argument("--pairs", type=int, default=8, help="tasks of two pictures in a step")
     cores = os.cpu_count() or 1
@@ -190,6 +212,13 @@ def _read_arguments() -> argparse.Namespace:
     wanted = parser.parse_args()
     if not (wanted.seconds or wanted.steps or wanted.only_write):
         parser.error("say how long the slice is: --seconds or --steps")
+    has_state = state.is_there(wanted.state)
+    if wanted.begin_from and has_state:
+        parser.error(f"{wanted.state} has a state already: --begin-from is for a new one")
+    if wanted.only_write and not (wanted.write and (has_state or wanted.begin_from)):
+        parser.error("--only-write needs --write, and a state or a checkpoint to write")
+    if not wanted.only_write and len(faces()) == 1:
+        parser.error("there are no faces to draw with: pip install 'visionq-worker[pocket]'")
     return wanted
 
 

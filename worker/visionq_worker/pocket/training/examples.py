@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NOTHING = 0
 THINGS = (
-    *(character for character in CHARACTERS if len(character) == 1 and character.isascii()),
+    *(character for character in CHARACTERS if character.isascii()),
     "bar",
     *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
 )
@@ -142,7 +142,8 @@ class Batches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker: Any = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        torch.set_num_threads(1)
+        if worker:
+            torch.set_num_threads(1)
         seed = self._first_seed + number
         while True:
             examples = []

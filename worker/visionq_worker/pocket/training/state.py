@@ -1,6 +1,6 @@
 """What a slice of training leaves for the next: weights, how far they are, Adam's second moments.
 
-In files of 15 MB at most, so that they can travel anywhere. The second moments are kept in
+In files of hardly more than 15 MB, so that they can travel anywhere. The second moments are kept in
 bfloat16; the first ones not at all, since they look back ten steps only.
 """
 
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 MAX_FILE_BYTES = 15_000_000
+"""Of tensors; names come on top of it."""
 FACTS = "facts.json"
 WEIGHTS, MOMENTS = "weights.", "moments."
 """What names begin with."""
@@ -33,15 +34,29 @@ class Facts:
 
 
 def save(folder: Path, tensors: Mapping[str, torch.Tensor], facts: Facts) -> None:
-    """Write the state, in place of the one that is there."""
-    making = folder.with_name(f"{folder.name}.new")
+    """Write the state, in place of the one that is there.
+
+    Killed at any moment, it leaves one of the two whole.
+    """
+    making, old = (folder.with_name(f"{folder.name}.{end}") for end in ("new", "old"))
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
     for number, part in enumerate(_parts(tensors)):
         save_file(part, making / f"state-{number:03d}.safetensors")
     (making / FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
     making.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def is_there(folder: Path) -> bool:
+    """Whether there is a state to go on from; one that was put aside and not replaced is back."""
+    old = folder.with_name(f"{folder.name}.old")
+    if not folder.exists() and (old / FACTS).exists():
+        old.rename(folder)
+    return (folder / FACTS).exists()
 
 
 def load(folder: Path) -> tuple[dict[str, torch.Tensor], Facts]:

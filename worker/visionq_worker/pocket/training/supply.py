@@ -46,7 +46,7 @@ class Supply:
         self._reuses = reuses
         self._choose = Random(first_seed)  # noqa: S311  # which batch is seen again
         self._kept: deque[Batch] = deque(maxlen=NUM_KEPT)
-        self._ready: queue.Queue[Batch] = queue.Queue(NUM_READY)
+        self._ready: queue.Queue[Batch | Exception] = queue.Queue(NUM_READY)
         loader = DataLoader(
             Batches(sorts, size, first_seed, self._level),
             batch_size=None,
@@ -64,12 +64,17 @@ class Supply:
         self._level.value = level
 
     def next(self) -> tuple[Batch, bool]:
-        """A batch on the device, and whether it is seen for the first time."""
+        """A batch on the device, and whether it is seen for the first time.
+
+        Raises what has ended the drawing.
+        """
         if not self._has_thread:
             return next(self._batches).to(self._device), True
         if self._reuses and self._kept and self._ready.empty():
             return self._choose.choice(self._kept), False
         batch = self._ready.get()
+        if isinstance(batch, Exception):
+            raise batch
         if self._stream is not None:
             for tensor in batch.tensors:  # their memory was taken for the copies' stream
                 tensor.record_stream(torch.cuda.current_stream())
@@ -78,8 +83,11 @@ class Supply:
         return batch, True
 
     def _fetch(self) -> None:
-        for batch in self._batches:
-            self._ready.put(self._copied(batch))
+        try:
+            for batch in self._batches:
+                self._ready.put(self._copied(batch))
+        except Exception as error:  # the trainer's to handle: this thread has nobody who listens
+            self._ready.put(error)
 
     def _copied(self, batch: Batch) -> Batch:
         """On the device; beside the steps, which would otherwise stand still meanwhile."""

@@ -29,6 +29,7 @@ PALE: tuple[Colour, ...] = (
     (248, 228, 228),
 )
 NUM_NORMAL = 1 << 22
+"""Three of the largest pictures, so that hardly ever two have the same noise at the same place."""
 MIN_CONTRAST = 110
 """Between the lightness of letters and ground, of 255."""
 
@@ -119,7 +120,7 @@ class Canvas:
 
 @cache
 def _normal_numbers() -> NDArray[np.float32]:
-    """So many that two pictures hardly share a stretch: drawing them anew took most of the time."""
+    """Each picture's noise is a stretch of these: drawing it anew took most of the time."""
     return np.random.default_rng(0).standard_normal(NUM_NORMAL, dtype=np.float32)
 
 

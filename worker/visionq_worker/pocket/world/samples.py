@@ -40,7 +40,7 @@ class Sample:
 
 
 def sample(sort: str, seed: int, level: Level = HARDEST) -> Sample:
-    """The picture of that sort and seed: the same again whenever it is asked for.
+    """The picture of that sort and seed: the same again wherever there are the same faces.
 
     Raises `ValueError` for a sort that there is not.
     """
