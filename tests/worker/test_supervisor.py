@@ -66,7 +66,12 @@ def test_signal_is_passed_on_and_the_worker_waited_for(
 def test_supervisor_stops_between_two_workers(tmp_path: Path) -> None:
     file = tmp_path / "starts"
     slow = PARENT.replace("0.01", "60")
-    parent = subprocess.Popen([sys.executable, "-c", slow, COUNTS + "sys.exit(70)", str(file)])
-    wait_until(file.exists)
-    parent.send_signal(signal.SIGTERM)
-    assert parent.wait(30) == 0
+    parent = subprocess.Popen(
+        [sys.executable, "-c", slow, COUNTS + "sys.exit(70)", str(file)], stderr=subprocess.PIPE
+    )
+    assert parent.stderr is not None
+    with parent.stderr as said:
+        # Only now the first one has ended: the file is there before.
+        assert b"again in 60 s" in said.readline()
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(30) == 0
