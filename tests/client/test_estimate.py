@@ -22,6 +22,7 @@ from visionq import (
     InvalidTask,
     Page,
     PromptTooLong,
+    State,
     StorageError,
     StoreAddress,
 )
@@ -255,7 +256,8 @@ def test_crops_that_no_model_takes_refuse_nothing(client: Client, fleets: Fleets
     """With 16 crops the picture would not fit."""
     fleets.tell("a:1", replace(report(2048), max_num_crops=4))
     fleets.tell("b:1", report(2048))  # takes any number: it is not for it alone to refuse
-    client.submit("ocr", picture(size=(672, 672)), max_new_tokens=1000)
+    task = client.submit("ocr", picture(size=(672, 672)), max_new_tokens=1000)
+    assert task.status().state is State.PENDING
 
 
 TOO_LONG: dict[str, tuple[Any, dict[str, Any]]] = {

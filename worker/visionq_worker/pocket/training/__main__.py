@@ -111,9 +111,10 @@ def _train(trainer: Trainer, wanted: argparse.Namespace) -> None:
         if (facts.steps - first_step) % REPORT_STEPS == 0:
             _report(trainer, outcomes, scores, num_fresh, now - reported)
             scores, num_fresh, reported = Scores(), 0, perf_counter()
-        if now - saved > SAVE_SECONDS:
-            trainer.save(wanted.state)
-            saved = perf_counter()
+            # Only now: what has been reported is a number.
+            if now - saved > SAVE_SECONDS:
+                trainer.save(wanted.state)
+                saved = perf_counter()
 
 
 def _share_done(steps: int, wanted: argparse.Namespace) -> float:
