@@ -105,6 +105,16 @@ def test_no_try_has_more_crops_than_the_model_was_trained_for(
     assert result.provenance.num_crops == crops[-1]
 
 
+def test_a_try_that_would_repeat_another_is_passed_over(bench_with: BenchWith) -> None:
+    engine = Turns(("", "stop"), (GOOD, "stop"))
+    engine.info = replace(engine.info, max_num_crops=4)
+    more_crops, another_temperature = Retry(num_crops=16), Retry(temperature=0.4)
+    bench = with_retries(bench_with(engine), (more_crops, another_temperature))
+    result = bench.run(bench.task())
+    assert [one.temperature for one in result.tries] == [0.0, 0.4]
+    assert result.text == GOOD
+
+
 def test_best_answer_counts_when_none_is_good(run_with: RunWith) -> None:
     _, result = run_with(("", "stop"), ("round and round", "loop"), ("I'm sorry.", "stop"))
     assert (result.text, result.finish_reason) == ("round and round", "loop")

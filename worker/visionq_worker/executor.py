@@ -27,7 +27,16 @@ from visionq_worker.kinds import render
 from visionq_worker.outputs import parse
 from visionq_worker.postponing import Postponing
 from visionq_worker.preparation import Preparation
-from visionq_worker.results import Maker, Run, answer, as_try, begin_try, failure, reused
+from visionq_worker.results import (
+    Maker,
+    Run,
+    answer,
+    as_try,
+    begin_try,
+    failure,
+    repeats,
+    reused,
+)
 from visionq_worker.sharing import work_key
 from visionq_worker.sources import Sources
 from visionq_worker.verdict import is_better, is_worth_another_try, judge
@@ -178,6 +187,8 @@ class Executor:
         tries: list[Try] = []
         for number, retry in enumerate((None, *run.kind.retries)):
             begin_try(run, retry, number, self._maker.engine.max_num_crops)
+            if repeats(run, tries):
+                continue
             try:
                 self._generation.complete(run, key and f"{key}:{number}", self._preparation.prepare)
                 result = self._parse(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -103,6 +103,20 @@ def begin_try(run: Run, retry: Retry | None, number: int, max_num_crops: int | N
     if retry.temperature is not None:
         seed = (options.seed or 0) + number
         run.sampling = replace(run.sampling, temperature=retry.temperature, seed=seed)
+
+
+def repeats(run: Run, tries: Sequence[Try]) -> bool:
+    """Whether a try as it is set up would say what another has said already.
+
+    So does one that asks for more crops than the model was trained for.
+    """
+    assert run.sampling is not None
+    assert run.prompt is not None
+    temperature, crops = run.sampling.temperature, run.prompt.num_crops
+    is_sampled = temperature > 0
+    return not is_sampled and any(
+        (one.temperature, one.num_crops) == (temperature, crops) for one in tries
+    )
 
 
 def as_try(run: Run, result: Result) -> Try:
