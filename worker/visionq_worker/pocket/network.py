@@ -28,6 +28,7 @@ SIDE_PX = GRID.rows * TILE_PX
 
 HEAD_DIM = 96
 """The published one, which the engine's kernels are written for."""
+ROPE_BASE = 10_000.0
 EMBEDDING_STD = 0.3
 POSITION_SCALE = 0.5
 """Of the patches' places beside what the patches show, at the start."""
@@ -36,14 +37,14 @@ RESIDUAL_OUTPUTS = ("o_proj", "out_proj", "fc2", "down_proj")
 
 def pocket_config() -> dict[str, Any]:
     """What goes into config.json."""
-    unscaled = [1.0] * (HEAD_DIM // 2)
+    factors = _frequency_factors()
     return small_config(
         head_dim=HEAD_DIM,
         num_heads=3,
         inner=640,
         num_layers=4,
         dtype="bfloat16",
-        factors=(unscaled, unscaled),
+        factors=(factors, factors),
         tower={
             "hidden_size": 256,
             "num_attention_heads": 4,
@@ -51,6 +52,16 @@ def pocket_config() -> dict[str, Any]:
             "num_hidden_layers": 6,  # the last one is never run
         },
     )
+
+
+def _frequency_factors() -> list[float]:
+    """Of the rotary embedding, such that its frequencies are numbers of bfloat16.
+
+    A model that is cast as a whole has its frequencies rounded, and at the thousandth token an
+    angle is off by a radian. So it goes through its training and its use with the rounded ones.
+    """
+    exact = ROPE_BASE ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+    return [float(factor) for factor in exact / exact.bfloat16()]
 
 
 def new_model(seed: int, shape: Mapping[str, Any] | None = None) -> Phi3VForCausalLM:
