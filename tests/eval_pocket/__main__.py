@@ -108,7 +108,13 @@ def _answered(
     """Each with its result, None where the task failed; a few at a time are on their way."""
     under_way: list[tuple[Sample, TaskHandle]] = []
     for drawn in pictures:
-        handle = client.submit(drawn.kind, png_files(drawn), drawn.question, max_new_tokens=limit)
+        handle = client.submit(
+            drawn.kind,
+            png_files(drawn),
+            drawn.question,
+            schema=drawn.schema,
+            max_new_tokens=limit,
+        )
         under_way.append((drawn, handle))
         if len(under_way) == IN_FLIGHT:
             yield _result(*under_way.pop(0))

@@ -50,7 +50,8 @@ def is_right(drawn: Sample, text: str, value: Any) -> bool:
     """Whether the answer says what was asked for, by sort:
 
     cover: title and author, or all its lines; chart: its title, its largest bar and that one's
-    value; table: every cell; scene: the shapes with their colours; pair: which thing has changed.
+    value; table: every cell; scene: the shapes with their colours; pair: which thing has changed;
+    form: the whole document.
     """
     match drawn.sort:
         case "chart":
@@ -59,6 +60,8 @@ def is_right(drawn: Sample, text: str, value: Any) -> bool:
             return text.startswith(f"{told['title']}. ") and text.endswith(end)
         case "table":
             return isinstance(value, dict) and value.items() >= drawn.value.items()
+        case "form":
+            return bool(value == drawn.value)
         case "scene" if drawn.kind == "detect":
             wanted = sorted(thing["label"] for thing in drawn.value)
             return isinstance(value, list) and sorted(box["label"] for box in value) == wanted

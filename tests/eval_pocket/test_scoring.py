@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.eval_pocket.scoring import edits, is_right
 from visionq.kinds import BUILTIN_KINDS
+from visionq_worker.documents import read_document
 from visionq_worker.outputs import parse
 from visionq_worker.pocket.world.samples import SORTS, Sample, sample
 
@@ -16,9 +17,11 @@ SHORT = st.text("abc", max_size=6)
 
 def judged(drawn: Sample, text: str) -> bool:
     """As the service would hand the text over."""
-    return is_right(
-        drawn, text, parse(text, BUILTIN_KINDS[drawn.kind].parser, drawn.canvases[0].image.size)
-    )
+    if drawn.schema is None:
+        value = parse(text, BUILTIN_KINDS[drawn.kind].parser, drawn.canvases[0].image.size)
+    else:
+        value = read_document(text, drawn.schema, finish_reason="stop")[0]
+    return is_right(drawn, text, value)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -63,6 +63,12 @@ def answer_ids(answer: str) -> list[int]:
     return ids
 
 
+def is_character(token: int) -> bool:
+    """Whether it says a single character, and no phrase."""
+    first = len(FIRST_PIECES)
+    return first <= token < first + len(CHARACTERS)
+
+
 @cache
 def _vocabulary() -> dict[str, int]:
     pieces = [*FIRST_PIECES, *CHARACTERS, *(phrase.replace(" ", SPACE) for phrase in PHRASES)]

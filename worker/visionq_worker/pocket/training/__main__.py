@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from visionq_worker.pocket.network import new_model, write_pocket
 from visionq_worker.pocket.training import state
 from visionq_worker.pocket.training.examples import (
+    EASIER,
     FIRST_TRAINING_SEED,
     PAIRS,
     SINGLE_SORTS,
@@ -53,7 +54,12 @@ def main() -> int:
     model = new_model(wanted.seed)
     if wanted.begin_from:
         model.load_state_dict(load_file(wanted.begin_from / "model.safetensors"))
-    trainer = Trainer(model, device)
+    trainer = Trainer(
+        model,
+        device,
+        dtype=getattr(torch, wanted.dtype or ("bfloat16" if device.type == "cuda" else "float32")),
+        trains_tower=not wanted.keep_tower,
+    )
     if state.is_there(wanted.state):
         trainer.load(wanted.state)
     if wanted.level is not None:
@@ -85,23 +91,19 @@ def _train(trainer: Trainer, wanted: argparse.Namespace) -> None:
     supplies = _supplies(trainer, wanted)
     first_step, began, reported, saved = facts.steps, perf_counter(), perf_counter(), perf_counter()
     before = facts.seconds.get(_device_name(trainer.device), 0.0)
-    previous: tuple[tuple[Batch, Outcome, bool], ...] = ()
+    learnt: list[tuple[Batch, Outcome]] = []
     num_fresh = 0
     while (done := _share_done(facts.steps - first_step, wanted)) < 1:
         drawn = [supply.next() for supply in supplies]
-        outcomes = trainer.learn(drawn[0][0], drawn[1][0], 1 - done if wanted.cool_down else 1.0)
+        rate = wanted.rate * (1 - done if wanted.cool_down else 1.0)
+        outcomes = trainer.learn(drawn[0][0], drawn[1][0], rate)
         # Read one step late: the device has the next step to do meanwhile.
-        for batch, outcome, is_fresh in previous:
-            if is_fresh:
-                right = outcome.right.tolist()
-                curriculum.judge(batch, right)
-                scores.add(batch, right)
-                num_fresh += len(right)
-                facts.pictures += len(batch.pixels)
-        previous = tuple(
-            (batch, outcome, is_fresh)
+        num_fresh += _count(facts, curriculum, scores, learnt)
+        learnt = [
+            (batch, outcome)
             for (batch, is_fresh), outcome in zip(drawn, outcomes, strict=True)
-        )
+            if is_fresh
+        ]
         if curriculum.level != facts.level:
             facts.level = curriculum.level
             for supply in supplies:
@@ -115,6 +117,21 @@ def _train(trainer: Trainer, wanted: argparse.Namespace) -> None:
             if now - saved > SAVE_SECONDS:
                 trainer.save(wanted.state)
                 saved = perf_counter()
+    _count(facts, curriculum, scores, learnt)
+
+
+def _count(
+    facts: state.Facts, curriculum: Curriculum, scores: Scores, learnt: list[tuple[Batch, Outcome]]
+) -> int:
+    """What fresh batches came to. Returns how many tasks they had."""
+    num_tasks = 0
+    for batch, outcome in learnt:
+        right = outcome.right.tolist()
+        curriculum.judge(batch, right)
+        scores.add(batch, right)
+        num_tasks += len(right)
+        facts.pictures += len(batch.pixels)
+    return num_tasks
 
 
 def _share_done(steps: int, wanted: argparse.Namespace) -> float:
@@ -139,6 +156,7 @@ def _supplies(trainer: Trainer, wanted: argparse.Namespace) -> tuple[Supply, Sup
             size,
             first_seed=seed + number * SEEDS_OF_A_SLICE,
             level=trainer.facts.level,
+            easier=wanted.easier,
             processes=processes,
             reuses=wanted.reuse,
             device=trainer.device,
@@ -193,6 +211,17 @@ def _read_arguments() -> argparse.Namespace:
         "--begin-from", type=Path, metavar="FOLDER", help="a checkpoint, where there is no state"
     )
     parser.add_argument("--only-write", action="store_true", help="without training")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="of learning, as a share of the highest"
+    )
+    parser.add_argument(
+        "--keep-tower", action="store_true", help="train the decoder alone: half the work"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="to compute in (default: bfloat16 on a GPU, else float32)",
+    )
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default)
     parser.add_argument(
@@ -200,6 +229,9 @@ def _read_arguments() -> argparse.Namespace:
         type=int,
         choices=range(len(LEVELS)),
         help="of the pictures, if not the one reached",
+    )
+    parser.add_argument(
+        "--easier", type=float, default=EASIER, help="share of pictures of a level that is passed"
     )
     parser.add_argument("--singles", type=int, default=48, help="tasks of one picture in a step")
     parser.add_argument("--pairs", type=int, default=8, help="tasks of two pictures in a step")

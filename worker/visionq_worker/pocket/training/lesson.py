@@ -27,8 +27,9 @@ NOTHING_WEIGHT = 0.1
 class Outcome:
     """Of one batch. `right`: per task, whether every token of its answer was the likeliest.
 
-    Generation that takes the likeliest token writes the whole answer exactly then. `token_errors`
-    is the share of tokens, `patch_errors` that of the patches which show something.
+    Generation that takes the likeliest token writes the whole answer exactly then, but for the
+    edges of boxes, which are not judged. `token_errors` is the share of the judged tokens,
+    `patch_errors` that of the patches which show something.
     """
 
     answer_loss: torch.Tensor
@@ -41,8 +42,9 @@ class Outcome:
 class Lesson(nn.Module):
     """The model with the head for patches."""
 
-    def __init__(self, model: Phi3VForCausalLM) -> None:
+    def __init__(self, model: Phi3VForCausalLM, *, trains_tower: bool = True) -> None:
         super().__init__()
+        self._trains_tower = trains_tower
         self.model = model
         self.patch_head = nn.Linear(model.config.tower.hidden_size, NUM_CLASSES)
         weights = torch.ones(NUM_CLASSES)
@@ -54,8 +56,9 @@ class Lesson(nn.Module):
         """Nothing here waits for the device: its next steps are queued while it works."""
         vision, count = self.model.model.vision_embed_tokens, len(batch.pixels)
         tower = vision.img_processor.vision_model
-        features = tower.features(views(batch.pixels).to(vision.glb_GN))  # (views, 576, width)
-        classes = self.patch_head(features).float()  # (views, 576, classes)
+        with torch.set_grad_enabled(self._trains_tower):
+            features = tower.features(views(batch.pixels).to(vision.glb_GN))  # (views, 576, width)
+            classes = self.patch_head(features).float()  # (views, 576, classes)
         blocks = vision.merged(features).unflatten(0, (count, GRID.num_tiles))
         images = vision.img_projection(vision.arranged(blocks, GRID))  # (pictures, 757, hidden)
         text = self.model.model.embed_tokens(batch.ids)  # (tasks, tokens, hidden)
@@ -64,20 +67,21 @@ class Lesson(nn.Module):
             inputs_embeds=text.masked_scatter(placeholders[..., None], images), use_cache=False
         ).last_hidden_state
         asked = hidden.flatten(0, 1).index_select(0, batch.asked)  # (answers' tokens, hidden)
-        return self._outcome(self.model.lm_head(asked).float(), classes, batch)
+        return self.outcome(self.model.lm_head(asked).float(), classes, batch)
 
-    def _outcome(self, scores: torch.Tensor, classes: torch.Tensor, batch: Batch) -> Outcome:
+    def outcome(self, scores: torch.Tensor, classes: torch.Tensor, batch: Batch) -> Outcome:
         """Scores (answers' tokens, vocabulary), classes (views, 576, classes)."""
         shown, classes = batch.shown.flatten(), classes.flatten(0, 1)
-        is_wrong = (scores.argmax(dim=1) != batch.answers).float()
+        is_wrong = (scores.argmax(dim=1) != batch.answers).float() * (batch.weights == 1)
         num_wrong = is_wrong.new_zeros(len(batch.ids)).index_add(0, batch.tasks, is_wrong)
         is_shown = (shown != NOTHING).float()
         is_misread = (classes.argmax(dim=1) != shown).float()
+        losses = functional.cross_entropy(scores, batch.answers, reduction="none")
         return Outcome(
-            answer_loss=functional.cross_entropy(scores, batch.answers),
+            answer_loss=(losses * batch.weights).sum() / batch.weights.sum(),
             patch_loss=functional.cross_entropy(classes, shown, self.class_weights.float()),
             right=num_wrong == 0,
-            token_errors=is_wrong.mean(),
+            token_errors=is_wrong.sum() / (batch.weights == 1).sum(),
             patch_errors=(is_misread * is_shown).sum() / is_shown.sum(),
         )
 

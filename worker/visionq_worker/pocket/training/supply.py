@@ -34,6 +34,7 @@ class Supply:
         *,
         first_seed: int,
         level: int,
+        easier: float,
         processes: int,
         reuses: bool,
         device: torch.device,
@@ -48,7 +49,7 @@ class Supply:
         self._kept: deque[Batch] = deque(maxlen=NUM_KEPT)
         self._ready: queue.Queue[Batch | Exception] = queue.Queue(NUM_READY)
         loader = DataLoader(
-            Batches(sorts, size, first_seed, self._level),
+            Batches(sorts, size, first_seed, self._level, easier),
             batch_size=None,
             num_workers=processes,
             multiprocessing_context=context if processes else None,

@@ -18,7 +18,7 @@ from visionq_worker.pocket.world.level import LEVELS
 
 PEAK_RATE = 1e-3
 WARM_UP_STEPS = 300
-BETAS = (0.9, 0.98)
+BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 0.05
 MAX_GRADIENT = 1.0
 PATCH_WEIGHT = 1.0
@@ -26,7 +26,7 @@ PATCH_WEIGHT = 1.0
 PAIR_WEIGHT = 0.5
 """Of a batch of pairs beside one of single pictures."""
 
-LETTER_SORTS = frozenset({"cover", "chart", "table"})
+LETTER_SORTS = frozenset({"cover", "chart", "table", "form"})
 """Sorts that a level makes harder."""
 NUM_JUDGED = 1000
 GOOD_ENOUGH = 0.5
@@ -65,22 +65,37 @@ class Curriculum:
 
 
 class Trainer:
-    """The lesson on its device in the working precision, and float32 masters of its weights."""
+    """The lesson on its device in the working precision, and float32 masters of its weights.
 
-    def __init__(self, model: Phi3VForCausalLM, device: torch.device) -> None:
+    Without `trains_tower` the vision tower stays as it is, which halves the work of a step: what is
+    left to learn late is to read what the tower sees in the order that is asked for.
+    """
+
+    def __init__(
+        self,
+        model: Phi3VForCausalLM,
+        device: torch.device,
+        *,
+        dtype: torch.dtype = torch.float32,
+        trains_tower: bool = True,
+    ) -> None:
         self.device = device
-        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        lesson = Lesson(model)
+        lesson = Lesson(model, trains_tower=trains_tower)
         self._masters = {
             name: torch.nn.Parameter(weights.detach().to(device).clone())
             for name, weights in lesson.named_parameters()
             if not is_unused(name, model.config)
         }
-        self.lesson = lesson.to(device, self.dtype)
+        self._learning = {
+            name: master
+            for name, master in self._masters.items()
+            if trains_tower or not _is_tower(name)
+        }
+        self.lesson = lesson.to(device, dtype)
         self._working = dict(self.lesson.named_parameters())
         for name, weights in self._working.items():
-            weights.requires_grad_(name in self._masters)
-        masters = self._masters.values()
+            weights.requires_grad_(name in self._learning)
+        masters = self._learning.values()
         groups: list[dict[str, Any]] = [
             {"params": [one for one in masters if one.dim() > 1]},
             {"params": [one for one in masters if one.dim() <= 1], "weight_decay": 0.0},
@@ -94,6 +109,7 @@ class Trainer:
         )
         for master in masters:
             master.grad = torch.zeros_like(master)
+        for master in self._masters.values():
             self._optimizer.state[master] = {
                 "step": torch.zeros((), device=device if device.type == "cuda" else None),
                 "exp_avg": torch.zeros_like(master),
@@ -113,7 +129,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = PEAK_RATE * warm * rate
         self._take_gradients()
-        torch.nn.utils.clip_grad_norm_(self._masters.values(), MAX_GRADIENT, foreach=True)
+        torch.nn.utils.clip_grad_norm_(self._learning.values(), MAX_GRADIENT, foreach=True)
         self._optimizer.step()
         self._show_working()
         self.facts.steps += 1
@@ -124,7 +140,8 @@ class Trainer:
         found: dict[str, torch.Tensor] = {}
         for name, weights in self._working.items():
             if name.startswith("model."):
-                found[name.removeprefix("model.")] = self._masters.get(name, weights).detach()
+                kept = self._masters.get(name, weights).detach()
+                found[name.removeprefix("model.")] = kept.float()
         return found
 
     def save(self, folder: Path) -> None:
@@ -149,7 +166,7 @@ class Trainer:
 
     def _take_gradients(self) -> None:
         """From the working weights to their masters."""
-        pairs = [(master.grad, self._working[name].grad) for name, master in self._masters.items()]
+        pairs = [(master.grad, self._working[name].grad) for name, master in self._learning.items()]
         known = [(kept, found) for kept, found in pairs if kept is not None and found is not None]
         assert len(known) == len(pairs), "every master has a gradient"
         torch._foreach_copy_([kept for kept, _ in known], [found for _, found in known])
@@ -161,6 +178,11 @@ class Trainer:
             torch._foreach_copy_(
                 [self._working[name] for name in names], [self._masters[name] for name in names]
             )
+
+
+def _is_tower(name: str) -> bool:
+    """The head for patches is asked of the tower's features, and stays with it."""
+    return ".img_processor." in name or name.startswith("patch_head.")
 
 
 class Scores:

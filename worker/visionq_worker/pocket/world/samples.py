@@ -10,6 +10,7 @@ from typing import Any
 from visionq_worker.pocket.world.canvas import Canvas
 from visionq_worker.pocket.world.charts import draw_chart
 from visionq_worker.pocket.world.covers import draw_cover
+from visionq_worker.pocket.world.forms import draw_form
 from visionq_worker.pocket.world.level import HARDEST, Level
 from visionq_worker.pocket.world.scenes import draw_pair, draw_scene
 from visionq_worker.pocket.world.sorts import Drawn
@@ -21,6 +22,7 @@ SORTS: Mapping[str, Callable[[Random, Level], Drawn]] = {
     "table": draw_table,
     "scene": draw_scene,
     "pair": draw_pair,
+    "form": draw_form,
 }
 
 
@@ -28,7 +30,8 @@ SORTS: Mapping[str, Callable[[Random, Level], Drawn]] = {
 class Sample:
     """What the model is shown and asked, and what it should say.
 
-    `kind`: of task. `question` None is the kind's own. `value`: the answer as data.
+    `kind`: of task. `question` None is the kind's own. `value`: the answer as data; with a
+    `schema`, the document.
     """
 
     sort: str
@@ -37,6 +40,7 @@ class Sample:
     question: str | None
     answer: str
     value: Any
+    schema: dict[str, Any] | None
 
 
 def sample(sort: str, seed: int, level: Level = HARDEST) -> Sample:
@@ -60,4 +64,5 @@ def sample(sort: str, seed: int, level: Level = HARDEST) -> Sample:
         question=asked.question,
         answer=asked.answer,
         value=asked.value,
+        schema=asked.schema,
     )

@@ -13,12 +13,16 @@ from visionq_worker.pocket.world.level import Level
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A kind of task about the drawings; its question, None for the kind's own; the true answer."""
+    """A kind of task about the drawings; its question, None for the kind's own; the true answer.
+
+    With a schema, the answer is its document.
+    """
 
     kind: str
     question: str | None
     answer: str
     value: Any
+    schema: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
