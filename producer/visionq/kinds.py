@@ -73,7 +73,7 @@ class Kind:
     several, as the model's card advises. `max_new_tokens` is used when the task sets none.
     `takes_question`: whether tasks may bring a question of their own. An answer that has repeated
     itself for `loop_tokens` is ended. `retries` are gone through, one after the other, while the
-    answer is not good.
+    answer is not good; one that must say the same as an earlier try is passed over.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

@@ -27,6 +27,7 @@ from visionq.up import running_service, settings_flags
 from visionq_worker.pocket.network import new_model, write_pocket
 from visionq_worker.pocket.training.examples import FIRST_TRAINING_SEED
 from visionq_worker.pocket.world.fonts import faces
+from visionq_worker.pocket.world.level import HARDEST, LEVELS
 from visionq_worker.pocket.world.samples import SORTS, Sample, sample
 
 if TYPE_CHECKING:
@@ -53,9 +54,11 @@ def main() -> int:
             scores["random weights"] = _scores(
                 str(blank), wanted, wanted.random, RANDOM_TOKENS, folder
             )
+    print(f"Level {wanted.level}, seeds from {wanted.seed} on:\n")
     print(_table(scores))
     if wanted.json:
-        wanted.json.write_text(json.dumps(_figures(scores), indent=1) + "\n", encoding="utf-8")
+        figures = {"level": wanted.level, "first_seed": wanted.seed, "scores": _figures(scores)}
+        wanted.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -99,7 +102,7 @@ def _client(model: str, folder: Path) -> Iterator[Client]:
 def _pictures(wanted: argparse.Namespace, count: int) -> Iterator[Sample]:
     for number in range(count):
         for sort in wanted.sorts:
-            yield sample(sort, wanted.seed + number)
+            yield sample(sort, wanted.seed + number, LEVELS[wanted.level])
 
 
 def _answered(
@@ -165,6 +168,13 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=200, help="pictures of each sort")
     parser.add_argument("--random", type=int, default=20, help="of these, for random weights too")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first picture")
+    parser.add_argument(
+        "--level",
+        type=int,
+        choices=range(len(LEVELS)),
+        default=LEVELS.index(HARDEST),
+        help="how hard the letters are (default: the hardest)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--verbose", action="store_true", help="show the wrong answers")
     wanted = parser.parse_args()

@@ -51,7 +51,7 @@ def is_right(drawn: Sample, text: str, value: Any) -> bool:
 
     cover: title and author, or all its lines; chart: its title, its largest bar and that one's
     value; table: every cell; scene: the shapes with their colours; pair: which thing has changed;
-    form: the whole document.
+    document: all of it.
     """
     match drawn.sort:
         case "chart":
@@ -60,7 +60,7 @@ def is_right(drawn: Sample, text: str, value: Any) -> bool:
             return text.startswith(f"{told['title']}. ") and text.endswith(end)
         case "table":
             return isinstance(value, dict) and value.items() >= drawn.value.items()
-        case "form":
+        case "document":
             return bool(value == drawn.value)
         case "scene" if drawn.kind == "detect":
             wanted = sorted(thing["label"] for thing in drawn.value)

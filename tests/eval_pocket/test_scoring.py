@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,15 @@ def test_the_true_answer_is_right_and_that_of_another_picture_is_not(sort: str, 
 def test_one_wrong_letter_is_wrong(sort: str) -> None:
     drawn = sample(sort, 1)
     assert not judged(drawn, drawn.answer[:-1] + "#")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_document_with_one_wrong_fact_is_wrong(seed: int) -> None:
+    drawn = sample("document", seed)
+    assert judged(drawn, json.dumps(drawn.value))
+    for key, fact in drawn.value.items():
+        other = {int: 7, str: "Nobody", type(None): "1999"}[type(fact)]
+        assert not judged(drawn, json.dumps(drawn.value | {key: other}))
 
 
 def test_shapes_may_be_listed_in_any_order() -> None:

@@ -17,21 +17,22 @@ SECONDS = 60.0
 FIRST_SEED = 700_002
 """Neither trained on nor part of the evaluation."""
 NUM_ASKED = 4
-FEWEST_RIGHT = {"cover": 2, "chart": 3, "table": 2, "scene": 1, "pair": 2, "form": 1}
+FEWEST_RIGHT = {"cover": 2, "chart": 3, "table": 2, "scene": 1, "pair": 2}
 """Of those, well below what is measured on many more (`make eval-pocket`)."""
+NOT_TAUGHT = {"document"}
+"""The shipped weights are older than it."""
 
 
-@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize("sort", FEWEST_RIGHT)
 def test_most_pictures_are_read_rightly(pocket: Client, sort: str) -> None:
     asked = [sample(sort, FIRST_SEED + number) for number in range(NUM_ASKED)]
-    tasks = [
-        pocket.submit(one.kind, png_files(one), one.question, schema=one.schema) for one in asked
-    ]
+    tasks = [pocket.submit(one.kind, png_files(one), one.question) for one in asked]
     results = [task.result(SECONDS) for task in tasks]
     right = [
         is_right(one, result.text or "", result.value)
         for one, result in zip(asked, results, strict=True)
     ]
+    assert FEWEST_RIGHT.keys() == SORTS.keys() - NOT_TAUGHT
     assert sum(right) >= FEWEST_RIGHT[sort], [result.text for result in results]
 
 

@@ -105,14 +105,33 @@ def test_no_try_has_more_crops_than_the_model_was_trained_for(
     assert result.provenance.num_crops == crops[-1]
 
 
-def test_a_try_that_would_repeat_another_is_passed_over(bench_with: BenchWith) -> None:
-    engine = Turns(("", "stop"), (GOOD, "stop"))
+MORE_CROPS, WARMER = Retry(num_crops=16), Retry(temperature=0.4)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "seed", "retries", "tried"),
+    [
+        (0.0, None, [MORE_CROPS, WARMER], [0.0, 0.4]),
+        (0.0, None, [WARMER, MORE_CROPS], [0.0, 0.4]),
+        (0.0, None, [Retry(temperature=0.0)], [0.0]),
+        (0.7, 7, [MORE_CROPS], [0.7]),
+        (0.7, None, [MORE_CROPS], [0.7, 0.7]),  # by chance it says something else
+        (0.7, 7, [Retry(temperature=0.7)], [0.7, 0.7]),  # with a seed of its own
+    ],
+)
+def test_a_try_that_must_repeat_another_is_passed_over(
+    bench_with: BenchWith,
+    temperature: float,
+    seed: int | None,
+    retries: list[Retry],
+    tried: list[float],
+) -> None:
+    engine = Turns(("", "stop"), ("", "stop"), ("", "stop"))
     engine.info = replace(engine.info, max_num_crops=4)
-    more_crops, another_temperature = Retry(num_crops=16), Retry(temperature=0.4)
-    bench = with_retries(bench_with(engine), (more_crops, another_temperature))
-    result = bench.run(bench.task())
-    assert [one.temperature for one in result.tries] == [0.0, 0.4]
-    assert result.text == GOOD
+    bench = with_retries(bench_with(engine), retries)
+    result = bench.run(bench.task(options=Options(temperature=temperature, seed=seed)))
+    assert [one.temperature for one in result.tries] == tried
+    assert len(engine.requests) == len(tried)
 
 
 def test_best_answer_counts_when_none_is_good(run_with: RunWith) -> None:

@@ -30,12 +30,14 @@ from visionq_worker.preparation import Preparation
 from visionq_worker.results import (
     Maker,
     Run,
+    Sampling,
     answer,
     as_try,
     begin_try,
     failure,
-    repeats,
+    how_to_try,
     reused,
+    says_the_same,
 )
 from visionq_worker.sharing import work_key
 from visionq_worker.sources import Sources
@@ -185,10 +187,13 @@ class Executor:
         assert run.kind is not None
         best: Result | None = None
         tries: list[Try] = []
+        tried: list[tuple[Sampling, int]] = []
         for number, retry in enumerate((None, *run.kind.retries)):
-            begin_try(run, retry, number, self._maker.engine.max_num_crops)
-            if repeats(run, tries):
+            how = how_to_try(run, retry, number, self._maker.engine.max_num_crops)
+            if any(says_the_same(how, earlier) for earlier in tried):
                 continue
+            tried.append(how)
+            begin_try(run, *how)
             try:
                 self._generation.complete(run, key and f"{key}:{number}", self._preparation.prepare)
                 result = self._parse(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -86,37 +86,43 @@ class Maker:
     worker: str
 
 
-def begin_try(run: Run, retry: Retry | None, number: int, max_num_crops: int | None) -> None:
-    """Set the run up for its first try, or for what the kind's retry of that number changes.
+def how_to_try(
+    run: Run, retry: Retry | None, number: int, max_num_crops: int | None
+) -> tuple[Sampling, int]:
+    """Of the first try, or of the kind's retry of that number: how it is sampled, and its crops.
 
     A retry that is sampled has a seed, so that the same task gets the same answer again.
     """
     assert run.prompt is not None
-    options = run.task.options
-    run.completion = None
-    run.sampling = Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
+    options, crops = run.task.options, run.prompt.num_crops
+    sampling = Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
     if retry is None:
-        return
+        return sampling, crops
     if retry.num_crops is not None:
         crops = at_most(retry.num_crops, max_num_crops)
-        run.prompt = replace(run.prompt, num_crops=crops)
     if retry.temperature is not None:
         seed = (options.seed or 0) + number
-        run.sampling = replace(run.sampling, temperature=retry.temperature, seed=seed)
+        sampling = replace(sampling, temperature=retry.temperature, seed=seed)
+    return sampling, crops
 
 
-def repeats(run: Run, tries: Sequence[Try]) -> bool:
-    """Whether a try as it is set up would say what another has said already.
+def says_the_same(how: tuple[Sampling, int], other: tuple[Sampling, int]) -> bool:
+    """Whether two tries of a task must come to the same answer.
 
-    So does one that asks for more crops than the model was trained for.
+    As those do that differ in crops alone, where both have been cut to the model's most.
     """
-    assert run.sampling is not None
+    (one, crops), (two, other_crops) = how, other
+    if crops != other_crops or one.temperature != two.temperature:
+        return False
+    is_sampled = one.temperature > 0
+    return not is_sampled or (one == two and one.seed is not None)
+
+
+def begin_try(run: Run, sampling: Sampling, num_crops: int) -> None:
     assert run.prompt is not None
-    temperature, crops = run.sampling.temperature, run.prompt.num_crops
-    is_sampled = temperature > 0
-    return not is_sampled and any(
-        (one.temperature, one.num_crops) == (temperature, crops) for one in tries
-    )
+    run.completion = None
+    run.sampling = sampling
+    run.prompt = replace(run.prompt, num_crops=num_crops)
 
 
 def as_try(run: Run, result: Result) -> Try:

@@ -18,6 +18,7 @@ UNKNOWN, START, END_OF_TEXT = "<unk>", "<s>", "<|endoftext|>"
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
 FIRST_PIECES = [UNKNOWN, START, "</s>", *BYTES]
 """Ids 0 to 258, as published; pieces of text come behind."""
+ROPE_THETA = 10_000.0  # as published
 NUM_TEXT_TOKENS = 512  # published: 32000
 # As published: 45 special tokens behind the text tokens, most of them nameless, in 64 rows.
 NUM_SPECIALS = 45
@@ -77,7 +78,7 @@ def small_config(
         "intermediate_size": inner,
         "num_hidden_layers": num_layers,
         "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
+        "rope_theta": ROPE_THETA,
         "rope_scaling": {"type": "su", "short_factor": [*short], "long_factor": [*long]},
         "max_position_embeddings": 131072,
         "original_max_position_embeddings": 4096,

@@ -18,7 +18,7 @@ from visionq_worker.model.config import Phi3VConfig
 from visionq_worker.model.geometry import TILE_PX, Grid
 from visionq_worker.model.phi3v import Phi3VForCausalLM
 from visionq_worker.model.processor import Phi3VProcessor
-from visionq_worker.model.small import small_config, special_id, write_checkpoint
+from visionq_worker.model.small import ROPE_THETA, small_config, special_id, write_checkpoint
 from visionq_worker.pocket.text import tokenizer
 
 NUM_CROPS = 4
@@ -28,7 +28,6 @@ SIDE_PX = GRID.rows * TILE_PX
 
 HEAD_DIM = 96
 """The published one, which the engine's kernels are written for."""
-ROPE_BASE = 10_000.0
 EMBEDDING_STD = 0.3
 POSITION_SCALE = 0.5
 """Of the patches' places beside what the patches show, at the start."""
@@ -60,8 +59,9 @@ def _frequency_factors() -> list[float]:
     A model that is cast as a whole has its frequencies rounded, and at the thousandth token an
     angle is off by a radian. So it goes through its training and its use with the rounded ones.
     """
-    exact = ROPE_BASE ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
-    return [float(factor) for factor in exact / exact.bfloat16()]
+    exact = ROPE_THETA ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+    # 7 digits: the last bits of a power depend on the machine.
+    return [round(float(factor), 7) for factor in exact / exact.bfloat16()]
 
 
 def new_model(seed: int, shape: Mapping[str, Any] | None = None) -> Phi3VForCausalLM:

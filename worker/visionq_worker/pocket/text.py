@@ -63,10 +63,10 @@ def answer_ids(answer: str) -> list[int]:
     return ids
 
 
-def is_character(token: int) -> bool:
-    """Whether it says a single character, and no phrase."""
-    first = len(FIRST_PIECES)
-    return first <= token < first + len(CHARACTERS)
+def is_digit(token: int) -> bool:
+    """Whether it says one."""
+    first = len(FIRST_PIECES) + CHARACTERS.index("0")
+    return first <= token < first + 10
 
 
 @cache

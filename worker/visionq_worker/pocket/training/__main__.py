@@ -9,6 +9,7 @@ go on there. The last slice gets `--cool-down`, which lets the learning rate fal
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -58,7 +59,7 @@ def main() -> int:
         model,
         device,
         dtype=getattr(torch, wanted.dtype or ("bfloat16" if device.type == "cuda" else "float32")),
-        trains_tower=not wanted.keep_tower,
+        freezes_tower=wanted.freeze_tower,
     )
     if state.is_there(wanted.state):
         trainer.load(wanted.state)
@@ -118,6 +119,7 @@ def _train(trainer: Trainer, wanted: argparse.Namespace) -> None:
                 trainer.save(wanted.state)
                 saved = perf_counter()
     _count(facts, curriculum, scores, learnt)
+    facts.level = curriculum.level
 
 
 def _count(
@@ -147,7 +149,7 @@ def _supplies(trainer: Trainer, wanted: argparse.Namespace) -> tuple[Supply, Sup
     processes = wanted.processes if wanted.processes > 1 else 0
     of_pairs = max(1, processes // 6) if processes else 0
     plans: tuple[Any, Any] = (
-        (SINGLE_SORTS, wanted.singles, processes - of_pairs),
+        (wanted.sorts, wanted.singles, processes - of_pairs),
         (PAIRS, wanted.pairs, of_pairs),
     )
     first, second = (
@@ -199,6 +201,32 @@ def _compile(trainer: Trainer) -> None:
         layer.compile()
 
 
+def _up_to_1(text: str) -> float:
+    """Raises `ValueError` and `ArgumentTypeError`, which argparse reports."""
+    if not 0 <= (share := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return share
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Raises `ArgumentTypeError`."""
+    shares = {}
+    for part in text.split(","):
+        sort, _, share = part.partition("=")
+        if sort not in SINGLE_SORTS:
+            known = ", ".join(SINGLE_SORTS)
+            raise argparse.ArgumentTypeError(f"{sort!r} is no sort of one picture: {known}")
+        if sort in shares:
+            raise argparse.ArgumentTypeError(f"{sort} is there twice")
+        try:
+            shares[sort] = float(share)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{sort} needs a share, as in {sort}=0.3") from None
+    if not all(0 < share < math.inf for share in shares.values()):
+        raise argparse.ArgumentTypeError("a share is a number above 0")
+    return shares
+
+
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m visionq_worker.pocket.training")
     parser.description = __doc__
@@ -212,10 +240,10 @@ def _read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only-write", action="store_true", help="without training")
     parser.add_argument(
-        "--rate", type=float, default=1.0, help="of learning, as a share of the highest"
+        "--rate", type=_up_to_1, default=1.0, help="of learning, as a share of the highest"
     )
     parser.add_argument(
-        "--keep-tower", action="store_true", help="train the decoder alone: half the work"
+        "--freeze-tower", action="store_true", help="train all but the vision tower: half the work"
     )
     parser.add_argument(
         "--dtype",
@@ -231,7 +259,18 @@ def _read_arguments() -> argparse.Namespace:
         help="of the pictures, if not the one reached",
     )
     parser.add_argument(
-        "--easier", type=float, default=EASIER, help="share of pictures of a level that is passed"
+        "--sorts",
+        type=_shares,
+        default=SINGLE_SORTS,
+        metavar="SORT=SHARE,...",
+        help="pictures of these alone (default: "
+        f"{','.join(f'{sort}={share}' for sort, share in SINGLE_SORTS.items())})",
+    )
+    parser.add_argument(
+        "--easier",
+        type=_up_to_1,
+        default=EASIER,
+        help="share of pictures of a level that is passed",
     )
     parser.add_argument("--singles", type=int, default=48, help="tasks of one picture in a step")
     parser.add_argument("--pairs", type=int, default=8, help="tasks of two pictures in a step")

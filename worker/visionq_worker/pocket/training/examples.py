@@ -17,7 +17,7 @@ from visionq_worker.kinds import chat
 from visionq_worker.model.geometry import PATCH_PX, TILE_PX
 from visionq_worker.model.small import special_id
 from visionq_worker.pocket.network import GRID, NUM_CROPS, SIDE_PX, processor
-from visionq_worker.pocket.text import CHARACTERS, answer_ids, is_character
+from visionq_worker.pocket.text import CHARACTERS, answer_ids, is_digit
 from visionq_worker.pocket.world.level import LEVELS
 from visionq_worker.pocket.world.samples import Sample, sample
 from visionq_worker.pocket.world.scenes import COLOURS, SHAPES
@@ -50,9 +50,10 @@ SINGLE_SORTS: Mapping[str, float] = {
     "chart": 0.05,
     "table": 0.15,
     "scene": 0.4,
-    "form": 0.15,
+    "document": 0.15,
 }
-"""How often each sort of one picture comes."""
+"""How often each sort of one picture comes. A document's prompt has its schema in it, 600 tokens
+where the others have up to 200, and the whole batch is padded to that."""
 PAIRS: Mapping[str, float] = {"pair": 1.0}
 EASIER = 0.3
 """How many pictures are of a level that has been passed, where nothing else is said."""
@@ -96,6 +97,11 @@ class Batch:
     asked: torch.Tensor
     tasks: torch.Tensor
     weights: torch.Tensor
+
+    @property
+    def is_judged(self) -> torch.Tensor:
+        """Per token of an answer: all but the edges of boxes."""
+        return self.weights == 1
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -152,7 +158,7 @@ class Batches(IterableDataset[Batch]):
         size: int,
         first_seed: int,
         level: Synchronized[int],
-        easier: float = EASIER,
+        easier: float,
     ) -> None:
         self._easier = easier
         self._sorts = sorts
@@ -200,8 +206,8 @@ def _example(drawn: Sample, level: int) -> Example:
 
 
 def _weight(kind: str, token: int) -> float:
-    """All that stands between the phrases of boxes is their edges."""
-    return BOX_WEIGHT if kind == "detect" and is_character(token) else 1.0
+    """No label has a digit."""
+    return BOX_WEIGHT if kind == "detect" and is_digit(token) else 1.0
 
 
 def shown(canvas: Canvas) -> NDArray[np.int64]:

@@ -42,9 +42,8 @@ class Outcome:
 class Lesson(nn.Module):
     """The model with the head for patches."""
 
-    def __init__(self, model: Phi3VForCausalLM, *, trains_tower: bool = True) -> None:
+    def __init__(self, model: Phi3VForCausalLM) -> None:
         super().__init__()
-        self._trains_tower = trains_tower
         self.model = model
         self.patch_head = nn.Linear(model.config.tower.hidden_size, NUM_CLASSES)
         weights = torch.ones(NUM_CLASSES)
@@ -56,9 +55,8 @@ class Lesson(nn.Module):
         """Nothing here waits for the device: its next steps are queued while it works."""
         vision, count = self.model.model.vision_embed_tokens, len(batch.pixels)
         tower = vision.img_processor.vision_model
-        with torch.set_grad_enabled(self._trains_tower):
-            features = tower.features(views(batch.pixels).to(vision.glb_GN))  # (views, 576, width)
-            classes = self.patch_head(features).float()  # (views, 576, classes)
+        features = tower.features(views(batch.pixels).to(vision.glb_GN))  # (views, 576, width)
+        classes = self.patch_head(features).float()  # (views, 576, classes)
         blocks = vision.merged(features).unflatten(0, (count, GRID.num_tiles))
         images = vision.img_projection(vision.arranged(blocks, GRID))  # (pictures, 757, hidden)
         text = self.model.model.embed_tokens(batch.ids)  # (tasks, tokens, hidden)
@@ -72,7 +70,7 @@ class Lesson(nn.Module):
     def outcome(self, scores: torch.Tensor, classes: torch.Tensor, batch: Batch) -> Outcome:
         """Scores (answers' tokens, vocabulary), classes (views, 576, classes)."""
         shown, classes = batch.shown.flatten(), classes.flatten(0, 1)
-        is_wrong = (scores.argmax(dim=1) != batch.answers).float() * (batch.weights == 1)
+        is_wrong = (scores.argmax(dim=1) != batch.answers).float() * batch.is_judged
         num_wrong = is_wrong.new_zeros(len(batch.ids)).index_add(0, batch.tasks, is_wrong)
         is_shown = (shown != NOTHING).float()
         is_misread = (classes.argmax(dim=1) != shown).float()
@@ -81,7 +79,7 @@ class Lesson(nn.Module):
             answer_loss=(losses * batch.weights).sum() / batch.weights.sum(),
             patch_loss=functional.cross_entropy(classes, shown, self.class_weights.float()),
             right=num_wrong == 0,
-            token_errors=is_wrong.sum() / (batch.weights == 1).sum(),
+            token_errors=is_wrong.sum() / batch.is_judged.sum(),
             patch_errors=(is_misread * is_shown).sum() / is_shown.sum(),
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from visionq_worker.pocket.world.canvas import Canvas
 from visionq_worker.pocket.world.charts import draw_chart
 from visionq_worker.pocket.world.covers import draw_cover
-from visionq_worker.pocket.world.forms import draw_form
+from visionq_worker.pocket.world.documents import draw_document
 from visionq_worker.pocket.world.level import HARDEST, Level
 from visionq_worker.pocket.world.scenes import draw_pair, draw_scene
 from visionq_worker.pocket.world.sorts import Drawn
@@ -22,7 +22,7 @@ SORTS: Mapping[str, Callable[[Random, Level], Drawn]] = {
     "table": draw_table,
     "scene": draw_scene,
     "pair": draw_pair,
-    "form": draw_form,
+    "document": draw_document,
 }
 
 
