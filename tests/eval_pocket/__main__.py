@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tests.eval_pocket.scoring import Tally
-from tests.support.drawn import png_files
+from tests.support.drawn import NOT_TAUGHT, png_files
 from visionq import Client
 from visionq.errors import TaskNotDone
 from visionq.settings import load_settings
@@ -163,7 +163,14 @@ def _figures(scores: dict[str, dict[str, Tally]]) -> dict[str, dict[str, dict[st
 
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.eval_pocket", description=__doc__)
-    parser.add_argument("sorts", nargs="*", default=[*SORTS], metavar="SORT", help=", ".join(SORTS))
+    taught = [sort for sort in SORTS if sort not in NOT_TAUGHT]
+    parser.add_argument(
+        "sorts",
+        nargs="*",
+        default=taught,
+        metavar="SORT",
+        help=f"{', '.join(SORTS)} (default: those that the shipped weights were taught)",
+    )
     parser.add_argument("--model", default="pocket", help="name or folder (default: pocket)")
     parser.add_argument("--count", type=int, default=200, help="pictures of each sort")
     parser.add_argument("--random", type=int, default=20, help="of these, for random weights too")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.eval_pocket.scoring import is_right
-from tests.support.drawn import png_files
+from tests.support.drawn import NOT_TAUGHT, png_files
 from visionq import Client
 from visionq_worker.pocket.world.samples import SORTS, sample
 
@@ -19,8 +19,6 @@ FIRST_SEED = 700_002
 NUM_ASKED = 4
 FEWEST_RIGHT = {"cover": 2, "chart": 3, "table": 2, "scene": 1, "pair": 2}
 """Of those, well below what is measured on many more (`make eval-pocket`)."""
-NOT_TAUGHT = {"document"}
-"""The shipped weights are older than it."""
 
 
 @pytest.mark.parametrize("sort", FEWEST_RIGHT)

@@ -342,6 +342,18 @@ def test_the_program_begins_keeps_and_writes(tmp_path: Path) -> None:
         assert (written[name].float() - begun[name].float()).abs().max() < 0.05, name
 
 
+def test_the_program_writes_the_mean_of_before_and_after(tmp_path: Path) -> None:
+    folder, checkpoint = tmp_path / "state", tmp_path / "checkpoint"
+    flags = ["--steps=1", "--singles=1", "--pairs=1", "--processes=0", "--device=cpu", "--mean"]
+    done = program(folder, *flags, f"--begin-from={CHECKPOINT}", f"--write={checkpoint}")
+    assert done.returncode == 0, done.stderr
+    begun, written = (load_file(one / "model.safetensors") for one in (CHECKPOINT, checkpoint))
+    kept, _ = state.load(folder)
+    name = "model.layers.0.mlp.down_proj.weight"
+    mean = (begun[name].float() + kept[f"weights.{name_of(name)}"]) / 2
+    assert written[name].equal(mean.bfloat16())
+
+
 def name_of(name: str) -> str:
     """In the state, which has the head for patches beside the model."""
     return f"model.{name}"

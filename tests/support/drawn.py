@@ -6,6 +6,9 @@ import io
 
 from visionq_worker.pocket.world.samples import Sample
 
+NOT_TAUGHT = {"document"}
+"""Sorts that are younger than the shipped weights."""
+
 
 def png_files(drawn: Sample) -> list[bytes]:
     contents = []

@@ -63,6 +63,7 @@ def main() -> int:
     )
     if state.is_there(wanted.state):
         trainer.load(wanted.state)
+    before = {name: weights.clone() for name, weights in trainer.weights().items()}
     if wanted.level is not None:
         trainer.facts.level = wanted.level
     if wanted.compile:
@@ -76,7 +77,10 @@ def main() -> int:
             return INTERRUPTED
         _save(trainer, wanted.state)
     if wanted.write:
-        write_pocket(wanted.write, trainer.weights())
+        weights = trainer.weights()
+        if wanted.mean:
+            weights = {name: (weights[name] + before[name]) / 2 for name in weights}
+        write_pocket(wanted.write, weights)
     return 0
 
 
@@ -235,6 +239,11 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="length of this slice")
     parser.add_argument("--cool-down", action="store_true", help="the last slice: rate to nothing")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="the checkpoint, at the end")
+    parser.add_argument(
+        "--mean",
+        action="store_true",
+        help="write the mean of the weights before and after this slice: for a short last one",
+    )
     parser.add_argument(
         "--begin-from", type=Path, metavar="FOLDER", help="a checkpoint, where there is no state"
     )

@@ -18,7 +18,8 @@ from visionq_worker.pocket.world.level import LEVELS
 
 PEAK_RATE = 1e-3
 WARM_UP_STEPS = 300
-BETAS = (0.9, 0.98)
+BETAS = (0.9, 0.99)
+"""The second looks back a hundred steps: batches on a CPU are small."""
 WEIGHT_DECAY = 0.05
 MAX_GRADIENT = 1.0
 PATCH_WEIGHT = 1.0
