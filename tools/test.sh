@@ -4,7 +4,7 @@
 #   tools/test.sh PYTHON
 set -u
 python=$1
-beside="tests/faults tests/engine tests/model tests/bench tests/bench_engine tests/pocket/test_training.py"
+beside="tests/faults tests/engine tests/model tests/bench tests/bench_engine tests/pocket/training"
 ignored=""
 for path in $beside; do ignored="$ignored --ignore=$path"; done
 log=$(mktemp)

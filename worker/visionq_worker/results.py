@@ -119,6 +119,7 @@ def says_the_same(how: tuple[Sampling, int], other: tuple[Sampling, int]) -> boo
 
 
 def begin_try(run: Run, sampling: Sampling, num_crops: int) -> None:
+    """Set the run up for it: nothing is left of the try before."""
     assert run.prompt is not None
     run.completion = None
     run.sampling = sampling

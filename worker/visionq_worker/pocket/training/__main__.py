@@ -63,7 +63,7 @@ def main() -> int:
     )
     if state.is_there(wanted.state):
         trainer.load(wanted.state)
-    before = {name: weights.clone() for name, weights in trainer.weights().items()}
+    before = {name: one.clone() for name, one in trainer.weights().items()} if wanted.mean else {}
     if wanted.level is not None:
         trainer.facts.level = wanted.level
     if wanted.compile:

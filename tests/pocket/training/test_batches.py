@@ -1,0 +1,104 @@
+"""What a batch of the trainer holds: the service's pixels and prompts, answers, patches."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+import torch
+
+from tests.support.lessons import HARD
+from visionq.contract import ImageRef, Options, Task
+from visionq.kinds import BUILTIN_KINDS
+from visionq_worker.kinds import render
+from visionq_worker.model.geometry import PATCH_PX, TILE_PX
+from visionq_worker.model.pixels import Picture, views_of
+from visionq_worker.model.small import special_id
+from visionq_worker.pocket.network import NUM_CROPS, SIDE_PX, processor
+from visionq_worker.pocket.text import answer_ids, tokenizer
+from visionq_worker.pocket.training.examples import NOTHING, THINGS, batch, example, shown
+from visionq_worker.pocket.training.lesson import views
+from visionq_worker.pocket.world.level import LONGER_SIDE_PX
+from visionq_worker.pocket.world.samples import SORTS, sample
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_targets_are_the_answer_and_its_end(sort: str) -> None:
+    made = batch([example(sort, 5, HARD)])
+    wanted = [*answer_ids(sample(sort, 5).answer), special_id("end")]
+    assert made.answers.tolist() == wanted
+    # Each is asked of the token before it.
+    assert made.ids[0][made.asked + 1].tolist() == wanted
+
+
+def test_each_task_of_a_batch_has_its_own_answer() -> None:
+    made = batch([example("cover", 1, HARD), example("table", 2, HARD)])
+    for number, (sort, seed) in enumerate([("cover", 1), ("table", 2)]):
+        own = made.answers[made.tasks == number].tolist()
+        assert own == [*answer_ids(sample(sort, seed).answer), special_id("end")]
+        assert made.ids.flatten()[made.asked[made.tasks == number] + 1].tolist() == own
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_the_prompt_is_what_the_service_would_give_the_model(sort: str) -> None:
+    made = example(sort, 5, HARD)
+    said = tokenizer().decode(made.prompt, skip_special_tokens=False)
+    assert said.endswith("<|end|> \n<|assistant|>")
+    drawn = sample(sort, 5)
+    assert made.prompt.count(special_id("image")) == len(drawn.canvases) * 757
+    task = Task(
+        id=str(UUID(int=0)),
+        kind=drawn.kind,
+        images=(ImageRef(ref="inputs/a"),) * len(drawn.canvases),
+        question=drawn.question,
+        options=Options(schema=drawn.schema),
+    )
+    prompt = render(task, BUILTIN_KINDS[drawn.kind], NUM_CROPS)
+    pictures = [canvas.image for canvas in drawn.canvases]
+    wanted = processor()(prompt.text, pictures, prompt.num_crops).input_ids
+    assert made.prompt == wanted[0].tolist()
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_pixels_become_the_views_that_the_service_makes(sort: str) -> None:
+    made = example(sort, 6, HARD)
+    pictures = [Picture.of(one.image, NUM_CROPS) for one in sample(sort, 6).canvases]
+    torch.testing.assert_close(views(torch.from_numpy(made.pixels)), views_of(pictures))
+
+
+def test_no_picture_is_resized() -> None:
+    assert LONGER_SIDE_PX == SIDE_PX
+
+
+def test_patches_show_the_letters_that_stand_on_them() -> None:
+    (canvas,) = sample("cover", 7).canvases
+    classes = shown(canvas).reshape(5, 24, 24)
+    left = (2 * TILE_PX - canvas.image.width) / 2
+    seen = 0
+    for number, tile in enumerate(classes[1:]):
+        for row, column in zip(*tile.nonzero(), strict=True):
+            x = (column + 0.5) * PATCH_PX + TILE_PX * (number % 2) - left
+            y = (row + 0.5) * PATCH_PX + TILE_PX * (number // 2)
+            there = {
+                mark.what
+                for mark in canvas.marks
+                if mark.box[0] - 1 <= x <= mark.box[2] + 1
+                and mark.box[1] - 1 <= y <= mark.box[3] + 1
+            }
+            assert THINGS[tile[row, column] - 1] in there
+            seen += 1
+    assert seen > 10
+    assert (classes[0] != NOTHING).any(), "the global view has them, too"
+
+
+def test_edges_of_boxes_hardly_count_and_labels_do() -> None:
+    made = next(one for seed in range(9) if (one := example("scene", seed, HARD)).kind == "detect")
+    light = tokenizer().decode(
+        [token for token, weight in zip(made.answer, made.weights, strict=True) if weight < 1]
+    )
+    heavy = tokenizer().decode(
+        [token for token, weight in zip(made.answer, made.weights, strict=True) if weight == 1]
+    )
+    assert light.isdigit()
+    assert not any(letter.isdigit() for letter in heavy)
+    assert set(example("chart", 1, HARD).weights) == {1.0}
