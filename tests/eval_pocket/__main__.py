@@ -25,9 +25,9 @@ from visionq.errors import TaskNotDone
 from visionq.settings import load_settings
 from visionq.up import running_service, settings_flags
 from visionq_worker.pocket.network import new_model, write_pocket
-from visionq_worker.pocket.training.examples import FIRST_TRAINING_SEED
+from visionq_worker.pocket.training.batches import FIRST_TRAINING_SEED
 from visionq_worker.pocket.world.fonts import faces
-from visionq_worker.pocket.world.level import HARDEST, LEVELS
+from visionq_worker.pocket.world.level import LEVELS, READABLE
 from visionq_worker.pocket.world.samples import SORTS, Sample, sample
 
 if TYPE_CHECKING:
@@ -179,8 +179,8 @@ def _read_arguments() -> argparse.Namespace:
         "--level",
         type=int,
         choices=range(len(LEVELS)),
-        default=LEVELS.index(HARDEST),
-        help="how hard the letters are (default: the hardest)",
+        default=LEVELS.index(READABLE),
+        help="how hard the pictures are (default: the hardest that the shipped weights are for)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--verbose", action="store_true", help="show the wrong answers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from visionq_worker.outputs import parse
 from visionq_worker.pocket.world.documents import FIELDS
 from visionq_worker.pocket.world.fonts import BUILT_IN, faces, font, size_for
 from visionq_worker.pocket.world.level import LEVELS, LONGER_SIDE_PX, Level
-from visionq_worker.pocket.world.samples import SORTS, Sample, sample
+from visionq_worker.pocket.world.samples import SORTS, Sample, sample, samples
 
 SEEDS = range(6)
 EVERY = [(sort, seed) for sort in SORTS for seed in SEEDS]
@@ -29,6 +30,24 @@ def test_the_same_seed_draws_the_same_and_another_does_not(sort: str) -> None:
         one.image.tobytes() for one in again.canvases
     ]
     assert first.canvases[0].image.tobytes() != other.canvases[0].image.tobytes()
+
+
+@pytest.mark.parametrize(("sort", "seed"), EVERY)
+def test_what_else_is_asked_has_another_answer(sort: str, seed: int) -> None:
+    first, *others = samples(sort, seed)
+    assert first.answer == sample(sort, seed).answer
+    assert len({one.answer for one in (first, *others)}) == 1 + len(others)
+    assert all(one.canvases is first.canvases for one in others)
+
+
+def test_levels_are_harder_and_harder() -> None:
+    for before, after in pairwise(LEVELS):
+        assert before.min_letter_px >= after.min_letter_px
+        assert before.max_words <= after.max_words
+        assert before.max_syllables <= after.max_syllables
+    for level in LEVELS:
+        numbers = {len(sample("scene", seed, level).canvases[0].marks) for seed in range(60)}
+        assert numbers == set(range(2, level.max_shapes + 1))
 
 
 @pytest.mark.parametrize(("sort", "seed"), EVERY)
@@ -154,7 +173,8 @@ def test_boxes_of_a_scene_are_in_thousandths() -> None:
 
 
 def test_boxes_are_where_the_shapes_are_in_the_finished_picture() -> None:
-    drawn = [one for seed in range(20) if (one := sample("scene", seed)).kind == "detect"]
-    for one in drawn:
+    asked = [one for seed in range(20) for one in samples("scene", seed) if one.kind == "detect"]
+    assert len(asked) > 5
+    for one in asked:
         marked = [[round(edge * 1000 / 672) for edge in mark.box] for mark in one.canvases[0].marks]
         assert [thing["box"] for thing in one.value] == marked

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from visionq_worker.model.phi3v import Phi3VForCausalLM
 from visionq_worker.model.tiny import tiny_config
 from visionq_worker.pocket.network import new_model
-from visionq_worker.pocket.training.examples import Batch, batch, example
+from visionq_worker.pocket.training.batches import Batch, batch
+from visionq_worker.pocket.training.examples import Example, example
 from visionq_worker.pocket.world.level import HARDEST, LEVELS
 
 CPU = torch.device("cpu")
@@ -25,3 +28,21 @@ def singles() -> Batch:
 
 def pairs() -> Batch:
     return batch([example("pair", 3, 0)])
+
+
+def asked_of_kind(kind: str) -> Example:
+    """A scene with one question alone, of that kind."""
+    for seed in range(99):
+        one = example("scene", seed, 0)
+        if questions := [question for question in one.questions if question.kind == kind]:
+            return replace(one, questions=questions)
+    raise AssertionError(f"no scene is asked {kind}")
+
+
+def answers_of(made: Batch) -> list[list[int]]:
+    """The tokens of each question's answer."""
+    answers: list[list[int]] = [[] for _ in made.sorts]
+    for asked in made.asked:
+        for task, token in zip(asked.tasks.tolist(), asked.answers.tolist(), strict=True):
+            answers[task].append(token)
+    return answers

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 import torch
 
-from tests.support.lessons import HARD
+from tests.support.lessons import HARD, answers_of, asked_of_kind
 from visionq.contract import ImageRef, Options, Task
 from visionq.kinds import BUILTIN_KINDS
 from visionq_worker.kinds import render
@@ -16,47 +16,56 @@ from visionq_worker.model.pixels import Picture, views_of
 from visionq_worker.model.small import special_id
 from visionq_worker.pocket.network import NUM_CROPS, SIDE_PX, processor
 from visionq_worker.pocket.text import answer_ids, tokenizer
-from visionq_worker.pocket.training.examples import NOTHING, THINGS, batch, example, shown
+from visionq_worker.pocket.training.batches import batch
+from visionq_worker.pocket.training.examples import NOTHING, THINGS, example, shown
 from visionq_worker.pocket.training.lesson import views
 from visionq_worker.pocket.world.level import LONGER_SIDE_PX
-from visionq_worker.pocket.world.samples import SORTS, sample
+from visionq_worker.pocket.world.samples import SORTS, sample, samples
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_targets_are_the_answer_and_its_end(sort: str) -> None:
+def test_targets_are_the_answers_and_their_ends(sort: str) -> None:
     made = batch([example(sort, 5, HARD)])
-    wanted = [*answer_ids(sample(sort, 5).answer), special_id("end")]
-    assert made.answers.tolist() == wanted
-    # Each is asked of the token before it.
-    assert made.ids[0][made.asked + 1].tolist() == wanted
+    wanted = [[*answer_ids(one.answer), special_id("end")] for one in samples(sort, 5)]
+    assert sorted(answers_of(made)) == sorted(wanted)
+    for asked in made.asked:
+        assert asked.ids.flatten()[asked.before + 1].equal(asked.answers), "each is asked before it"
 
 
-def test_each_task_of_a_batch_has_its_own_answer() -> None:
-    made = batch([example("cover", 1, HARD), example("table", 2, HARD)])
-    for number, (sort, seed) in enumerate([("cover", 1), ("table", 2)]):
-        own = made.answers[made.tasks == number].tolist()
-        assert own == [*answer_ids(sample(sort, seed).answer), special_id("end")]
-        assert made.ids.flatten()[made.asked[made.tasks == number] + 1].tolist() == own
+def test_each_question_of_a_batch_has_its_own_answer_and_pictures() -> None:
+    examples = [example("cover", 1, HARD), example("document", 2, HARD), example("table", 3, HARD)]
+    made = batch(examples)
+    rows = torch.cat([asked.of for asked in made.asked]).tolist()
+    answers = answers_of(made)
+    assert len(made.asked) > 1, "short and long ones are apart"
+    for number, one in enumerate(examples):
+        assert made.prefixes[number].tolist() == one.prefix
+        own = [task for task, row in enumerate(rows) if row == number]
+        assert {made.sorts[task] for task in own} == {one.sort}
+        assert sorted((made.kinds[task], answers[task]) for task in own) == sorted(
+            (question.kind, question.answer) for question in one.questions
+        )
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_the_prompt_is_what_the_service_would_give_the_model(sort: str) -> None:
+def test_the_prompts_are_what_the_service_would_give_the_model(sort: str) -> None:
     made = example(sort, 5, HARD)
-    said = tokenizer().decode(made.prompt, skip_special_tokens=False)
-    assert said.endswith("<|end|> \n<|assistant|>")
-    drawn = sample(sort, 5)
-    assert made.prompt.count(special_id("image")) == len(drawn.canvases) * 757
-    task = Task(
-        id=str(UUID(int=0)),
-        kind=drawn.kind,
-        images=(ImageRef(ref="inputs/a"),) * len(drawn.canvases),
-        question=drawn.question,
-        options=Options(schema=drawn.schema),
-    )
-    prompt = render(task, BUILTIN_KINDS[drawn.kind], NUM_CROPS)
-    pictures = [canvas.image for canvas in drawn.canvases]
-    wanted = processor()(prompt.text, pictures, prompt.num_crops).input_ids
-    assert made.prompt == wanted[0].tolist()
+    for question, drawn in zip(made.questions, samples(sort, 5), strict=True):
+        prompt = [*made.prefix, *question.prompt]
+        said = tokenizer().decode(prompt, skip_special_tokens=False)
+        assert said.endswith("<|end|> \n<|assistant|>")
+        assert prompt.count(special_id("image")) == len(drawn.canvases) * 757
+        task = Task(
+            id=str(UUID(int=0)),
+            kind=drawn.kind,
+            images=(ImageRef(ref="inputs/a"),) * len(drawn.canvases),
+            question=drawn.question,
+            options=Options(schema=drawn.schema),
+        )
+        rendered = render(task, BUILTIN_KINDS[drawn.kind], NUM_CROPS)
+        pictures = [canvas.image for canvas in drawn.canvases]
+        wanted = processor()(rendered.text, pictures, rendered.num_crops).input_ids
+        assert prompt == wanted[0].tolist()
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -92,13 +101,18 @@ def test_patches_show_the_letters_that_stand_on_them() -> None:
 
 
 def test_edges_of_boxes_hardly_count_and_labels_do() -> None:
-    made = next(one for seed in range(9) if (one := example("scene", seed, HARD)).kind == "detect")
-    light = tokenizer().decode(
-        [token for token, weight in zip(made.answer, made.weights, strict=True) if weight < 1]
-    )
-    heavy = tokenizer().decode(
-        [token for token, weight in zip(made.answer, made.weights, strict=True) if weight == 1]
+    (question,) = asked_of_kind("detect").questions
+    light, heavy = (
+        tokenizer().decode(
+            [
+                token
+                for token, weight in zip(question.answer, question.weights, strict=True)
+                if (weight < 1) is is_light
+            ]
+        )
+        for is_light in (True, False)
     )
     assert light.isdigit()
     assert not any(letter.isdigit() for letter in heavy)
-    assert set(example("chart", 1, HARD).weights) == {1.0}
+    (question,) = example("chart", 1, HARD).questions
+    assert set(question.weights) == {1.0}

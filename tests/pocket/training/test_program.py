@@ -73,6 +73,7 @@ def name_of(name: str) -> str:
         (["--steps=1", "--sorts=cover=0"], "a share is a number above 0"),
         (["--steps=1", "--sorts=cover=nan"], "a share is a number above 0"),
         (["--steps=1", "--sorts=cover=1,cover=2"], "cover is there twice"),
+        (["--steps=1", "--passes=0"], "--passes must be 1 at least"),
         (["--steps=1", "--rate=2"], "2 is not from 0 to 1"),
         (["--steps=1", "--easier=-1"], "-1 is not from 0 to 1"),
         (["--only-write"], "--only-write needs --write"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.support.lessons import CPU
-from visionq_worker.pocket.training.examples import FIRST_TRAINING_SEED, batch, example
-from visionq_worker.pocket.training.supply import Supply
+from visionq_worker.pocket.training.batches import FIRST_TRAINING_SEED, Batch, batch
+from visionq_worker.pocket.training.examples import example
+from visionq_worker.pocket.training.supply import MIN_KEPT, Supply
 from visionq_worker.pocket.world.level import LEVELS
 
 
@@ -17,6 +20,8 @@ def supply_of(
     easier: float = 0.0,
     processes: int = 0,
     reuses: bool = False,
+    passes: int = 1,
+    prepare: Callable[[Batch], Batch] = lambda made: made,
 ) -> Supply:
     return Supply(
         dict.fromkeys(sorts, 1.0),
@@ -27,6 +32,8 @@ def supply_of(
         processes=processes,
         reuses=reuses,
         device=CPU,
+        passes=passes,
+        prepare=prepare,
     )
 
 
@@ -48,5 +55,19 @@ def test_a_supply_that_may_reuse_gives_fresh_batches_first() -> None:
     first, is_fresh = supply_of("scene", size=2, processes=1, reuses=True).next()
     assert is_fresh
     wanted = batch([example("scene", FIRST_TRAINING_SEED + number, 0) for number in range(2)])
-    assert first.ids.equal(wanted.ids)
-    assert first.pixels.equal(wanted.pixels)
+    assert all(one.equal(other) for one, other in zip(first.tensors, wanted.tensors, strict=True))
+
+
+def test_passes_give_each_batch_again_once_there_are_some() -> None:
+    prepared: list[Batch] = []
+
+    def prepare(made: Batch) -> Batch:
+        prepared.append(made)
+        return made
+
+    supply = supply_of("scene", passes=3, prepare=prepare)
+    given = [supply.next() for _ in range(MIN_KEPT + 12)]
+    assert [is_fresh for _, is_fresh in given[:MIN_KEPT]] == [True] * MIN_KEPT
+    assert 4 <= sum(is_fresh for _, is_fresh in given[MIN_KEPT:]) <= 5
+    assert all(any(made is one for one in prepared) for made, _ in given)
+    assert len(prepared) == sum(is_fresh for _, is_fresh in given), "each once"

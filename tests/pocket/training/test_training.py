@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from tests.support.lessons import CPU, pairs, singles, small_model
+from tests.support.lessons import CPU, asked_of_kind, pairs, singles, small_model
 from visionq_worker.model.tiny import tiny_config
 from visionq_worker.pocket.network import NUM_CROPS, is_unused, new_model, processor
 from visionq_worker.pocket.training import state
-from visionq_worker.pocket.training.examples import NUM_CLASSES, batch, example
+from visionq_worker.pocket.training.batches import batch
+from visionq_worker.pocket.training.examples import NUM_CLASSES, example
 from visionq_worker.pocket.training.lesson import Lesson
 from visionq_worker.pocket.training.trainer import NUM_JUDGED, Curriculum, Trainer
 from visionq_worker.pocket.world.level import LEVELS
@@ -20,13 +21,12 @@ from visionq_worker.pocket.world.samples import sample
 
 def test_an_answer_with_other_edges_is_right() -> None:
     """As the evaluation has it, which looks at the labels."""
-    made = batch(
-        [next(one for seed in range(9) if (one := example("scene", seed, 0)).kind == "detect")]
-    )
+    made = batch([asked_of_kind("detect")])
+    (asked,) = made.asked
     lesson = Lesson(small_model())
-    said = functional.one_hot(made.answers, 576).float()
+    said = functional.one_hot(asked.answers, 576).float()
     classes = torch.zeros(5, 576, NUM_CLASSES)
-    is_edge = made.weights < 1
+    is_edge = asked.weights < 1
     other_edges, other_label = said.roll(1, dims=1), said.clone()
     other_edges[~is_edge] = said[~is_edge]
     other_label[0] = 1 - said[0]
@@ -38,22 +38,29 @@ def test_an_answer_with_other_edges_is_right() -> None:
 
 
 def test_what_the_lesson_scores_is_what_the_model_would_say() -> None:
-    """The likeliest tokens after each part of the answer, by the model's own forward."""
-    model, made = small_model(), example("cover", 1, 0)
-    drawn = sample("cover", 1, LEVELS[0]).canvases[0].image
-    inputs = processor()("<|image_1|>", [drawn], NUM_CROPS)
-    one = batch([made])
+    """The likeliest tokens after each part of an answer, by the model's own forward."""
+    model = small_model()
+    examples = [example("cover", 1, 0), example("document", 2, 0)]
+    scores, answers = [], []
     with torch.no_grad():
-        outcome = Lesson(model)(one)
-        said = model(
-            input_ids=one.ids, pixel_values=inputs.pixel_values, image_sizes=inputs.image_sizes
-        ).logits
-    scores = said[0, one.asked]
-    loss = torch.nn.functional.cross_entropy(scores, one.answers)
-    torch.testing.assert_close(outcome.answer_loss, loss)
-    errors = (scores.argmax(dim=1) != one.answers).float().mean()
+        outcome = Lesson(model)(batch(examples))
+        for one, (sort, seed) in zip(examples, (("cover", 1), ("document", 2)), strict=True):
+            drawn = sample(sort, seed, LEVELS[0]).canvases[0].image
+            inputs = processor()("<|image_1|>", [drawn], NUM_CROPS)
+            for question in one.questions:
+                said = model(
+                    input_ids=torch.tensor([[*one.prefix, *question.prompt, *question.answer]]),
+                    pixel_values=inputs.pixel_values,
+                    image_sizes=inputs.image_sizes,
+                ).logits[0]
+                scores.append(said[-len(question.answer) - 1 : -1])
+                answers.append(torch.tensor(question.answer))
+    assert len(answers) > len(examples), "some have a picture in common"
+    wanted, said = torch.cat(answers), torch.cat(scores)
+    torch.testing.assert_close(outcome.answer_loss, functional.cross_entropy(said, wanted))
+    errors = (said.argmax(dim=1) != wanted).float().mean()
     torch.testing.assert_close(outcome.token_errors, errors)
-    assert outcome.right.tolist() == [False]
+    assert outcome.right.tolist() == [False] * len(answers)
 
 
 def test_steps_on_the_same_batch_teach_it() -> None:
@@ -74,9 +81,9 @@ def test_a_frozen_tower_stays_as_it_is_and_can_thaw(tmp_path: Path) -> None:
     one, two = singles(), pairs()
     first = trainer.learn(one, two, rate=20.0)
     for _ in range(6):
-        last = trainer.learn(one, two, rate=20.0)
+        last = trainer.learn(trainer.prepared(one), trainer.prepared(two), rate=20.0)
     assert last[0].answer_loss < 0.95 * first[0].answer_loss
-    assert last[0].patch_loss < first[0].patch_loss, "the head for patches goes on"
+    assert last[0].patch_loss == first[0].patch_loss, "its head for patches stays, too"
     changed = {name for name, kept in trainer.weights().items() if not kept.equal(begun[name])}
     assert changed
     assert not any(".img_processor." in name for name in changed)
@@ -92,6 +99,19 @@ def test_a_frozen_tower_stays_as_it_is_and_can_thaw(tmp_path: Path) -> None:
         if ".img_processor." in name and not is_unused(name, model.config)
     }
     assert all(0 < far < 1e-3 for far in moved.values()), "it moves, at the warm-up's pace"
+
+
+def test_what_a_frozen_tower_sees_is_kept_and_teaches_the_same() -> None:
+    trainer = Trainer(small_model(), CPU, freezes_tower=True)
+    one = singles()
+    seen = trainer.prepared(one)
+    assert seen.pixels.dtype == torch.float32
+    assert seen.num_pictures == one.num_pictures
+    with torch.no_grad():
+        before, after = trainer.lesson(one), trainer.lesson(seen)
+    assert before.answer_loss == after.answer_loss
+    thawed = Trainer(small_model(), CPU)
+    assert thawed.prepared(one) is one, "what it sees changes with every step"
 
 
 def test_it_can_be_taught_in_bfloat16() -> None:
@@ -140,11 +160,11 @@ def test_the_next_level_begins_when_enough_is_answered() -> None:
     curriculum = Curriculum()
     made = singles()
     for number in range(NUM_JUDGED):
-        curriculum.judge(made, [False, number % 3 == 0])
+        curriculum.judge(made, [False, False, number % 2 == 0])
     assert curriculum.level == 0, "a sixth is not enough"
     for _ in range(NUM_JUDGED):
-        curriculum.judge(made, [True, True])
+        curriculum.judge(made, [True] * 3)
     assert curriculum.level == 1
     for _ in range(NUM_JUDGED):
-        curriculum.judge(made, [True, True])
+        curriculum.judge(made, [True] * 3)
     assert curriculum.level == 1, "these are of the level before"

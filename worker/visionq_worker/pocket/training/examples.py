@@ -1,16 +1,12 @@
-"""Drawn pictures as batches of tensors: pixels, tokens, and what each patch shows."""
+"""Drawn pictures as the service puts them to the model: pixels, tokens, what each patch shows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import IterableDataset, get_worker_info
 
 from visionq.kinds import BUILTIN_KINDS
 from visionq_worker.kinds import chat
@@ -19,12 +15,10 @@ from visionq_worker.model.small import special_id
 from visionq_worker.pocket.network import GRID, NUM_CROPS, SIDE_PX, processor
 from visionq_worker.pocket.text import CHARACTERS, answer_ids, is_digit
 from visionq_worker.pocket.world.level import LEVELS
-from visionq_worker.pocket.world.samples import Sample, sample
+from visionq_worker.pocket.world.samples import Sample, samples
 from visionq_worker.pocket.world.scenes import COLOURS, SHAPES
 
 if TYPE_CHECKING:
-    from multiprocessing.sharedctypes import Synchronized
-
     from visionq_worker.pocket.world.canvas import Canvas
 
 NOTHING = 0
@@ -39,24 +33,6 @@ _CLASS = {thing: number for number, thing in enumerate(THINGS, 1)}
 
 SIDE_PATCHES = TILE_PX // PATCH_PX
 NUM_VIEWS = GRID.num_tiles
-LENGTH_STEP = 128
-"""Sequences are padded to a multiple of this: few shapes, so that little is compiled anew."""
-
-FIRST_TRAINING_SEED = 1_000_000
-"""Seeds below are for evaluation and are never trained on."""
-
-SINGLE_SORTS: Mapping[str, float] = {
-    "cover": 0.25,
-    "chart": 0.05,
-    "table": 0.15,
-    "scene": 0.4,
-    "document": 0.15,
-}
-"""How often each sort of one picture comes. A document's prompt has its schema in it, 600 tokens
-where the others have up to 200, and the whole batch is padded to that."""
-PAIRS: Mapping[str, float] = {"pair": 1.0}
-EASIER = 0.3
-"""How many pictures are of a level that has been passed, where nothing else is said."""
 
 BOX_WEIGHT = 0.005
 """Of a digit of a box beside any other token. Edges are hardly ever known to the thousandth: at
@@ -64,14 +40,10 @@ full weight they were nine tenths of the loss of a batch, and what else it had t
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One task. pixels (pictures, 672, 672, 3); shown (pictures, 5, 576): a class per patch."""
+class Question:
+    """What is asked about an example's pictures: the tokens after them, and those of the answer."""
 
-    sort: str
     kind: str
-    level: int
-    pixels: NDArray[np.uint8]
-    shown: NDArray[np.int64]
     prompt: list[int]
     answer: list[int]
     weights: list[float]
@@ -79,130 +51,46 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Tasks with as many pictures each, and all tokens of their answers.
+class Example:
+    """Pictures and what is asked about them.
 
-    pixels (pictures, 672, 672, 3) uint8; shown (pictures, 5, 576); ids (tasks, tokens). Per token
-    of an answer: `answers`, what it is; `asked`, which of all the ids comes before it; `tasks`,
-    whose it is; `weights`, how much it counts.
+    pixels (pictures, 672, 672, 3); shown (pictures, 5, 576): a class per patch. `prefix`: tokens up
+    to the last of the pictures, with which every prompt begins.
     """
 
-    sorts: list[str]
-    kinds: list[str]
-    levels: list[int]
-    pixels: torch.Tensor
-    shown: torch.Tensor
-    ids: torch.Tensor
-    answers: torch.Tensor
-    asked: torch.Tensor
-    tasks: torch.Tensor
-    weights: torch.Tensor
-
-    @property
-    def is_judged(self) -> torch.Tensor:
-        """Per token of an answer: all but the edges of boxes."""
-        return self.weights == 1
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        of_answers = (self.answers, self.asked, self.tasks, self.weights)
-        return (self.pixels, self.shown, self.ids, *of_answers)
-
-    def to(self, device: torch.device) -> Batch:
-        tensors = (one.to(device) for one in self.tensors)
-        return Batch(self.sorts, self.kinds, self.levels, *tensors)
+    sort: str
+    level: int
+    pixels: NDArray[np.uint8]
+    shown: NDArray[np.int64]
+    prefix: list[int]
+    questions: list[Question]
 
 
 def example(sort: str, seed: int, level: int) -> Example:
     """The picture of that seed as the service would put it to the model."""
-    return _example(sample(sort, seed, LEVELS[level]), level)
-
-
-def batch(examples: Sequence[Example]) -> Batch:
-    longest = max(len(one.prompt) + len(one.answer) for one in examples)
-    length = -(-longest // LENGTH_STEP) * LENGTH_STEP
-    ids = torch.full((len(examples), length), special_id("endoftext"))
-    answers: list[int] = []
-    asked: list[int] = []
-    tasks: list[int] = []
-    for row, one in enumerate(examples):
-        begin, end = len(one.prompt), len(one.prompt) + len(one.answer)
-        ids[row, :end] = torch.tensor([*one.prompt, *one.answer])
-        answers += one.answer
-        asked += range(row * length + begin - 1, row * length + end - 1)
-        tasks += [row] * len(one.answer)
-    return Batch(
-        sorts=[one.sort for one in examples],
-        kinds=[one.kind for one in examples],
-        levels=[one.level for one in examples],
-        pixels=torch.from_numpy(np.concatenate([one.pixels for one in examples])),
-        shown=torch.from_numpy(np.concatenate([one.shown for one in examples])),
-        ids=ids,
-        answers=torch.tensor(answers),
-        asked=torch.tensor(asked),
-        tasks=torch.tensor(tasks),
-        weights=torch.tensor([weight for one in examples for weight in one.weights]),
-    )
-
-
-class Batches(IterableDataset[Batch]):
-    """Endless batches of fresh pictures, of the level that is reached and of easier ones.
-
-    Each process that draws takes every n-th seed. `level` is read by all of them, set by the
-    trainer.
-    """
-
-    def __init__(
-        self,
-        sorts: Mapping[str, float],
-        size: int,
-        first_seed: int,
-        level: Synchronized[int],
-        easier: float,
-    ) -> None:
-        self._easier = easier
-        self._sorts = sorts
-        self._size = size
-        self._first_seed = first_seed
-        self._level = level
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker: Any = get_worker_info()
-        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        if worker:
-            torch.set_num_threads(1)
-        seed = self._first_seed + number
-        while True:
-            examples = []
-            for _ in range(self._size):
-                examples.append(self._next(seed))
-                seed += count
-            yield batch(examples)
-
-    def _next(self, seed: int) -> Example:
-        choose = Random(f"batches/{seed}")  # noqa: S311  # to be the same again
-        (sort,) = choose.choices([*self._sorts], [*self._sorts.values()])
-        level: int = self._level.value
-        if level and choose.random() < self._easier:
-            level = choose.randrange(level)
-        return example(sort, seed, level)
-
-
-def _example(drawn: Sample, level: int) -> Example:
-    kind = BUILTIN_KINDS[drawn.kind]
-    prompt = chat(len(drawn.canvases), kind.words(drawn.question, drawn.schema))
-    inputs = processor()(prompt, [canvas.image for canvas in drawn.canvases], NUM_CROPS)
-    answer = [*answer_ids(drawn.answer), special_id("end")]
+    drawn = samples(sort, seed, LEVELS[level])
+    canvases = drawn[0].canvases
+    prompts = []
+    for one in drawn:
+        words = BUILTIN_KINDS[one.kind].words(one.question, one.schema)
+        prompt = chat(len(canvases), words)
+        prompts.append(processor()(prompt, [canvas.image for canvas in canvases], NUM_CROPS))
+    ids = [prompt.input_ids[0].tolist() for prompt in prompts]
+    length = len(ids[0]) - ids[0][::-1].index(special_id("image"))
     return Example(
-        sort=drawn.sort,
-        kind=drawn.kind,
+        sort=sort,
         level=level,
-        pixels=np.stack([picture.pixels for picture in inputs.pictures]),
-        shown=np.stack([shown(canvas) for canvas in drawn.canvases]),
-        prompt=inputs.input_ids[0].tolist(),
-        answer=answer,
-        weights=[_weight(drawn.kind, token) for token in answer],
+        pixels=np.stack([picture.pixels for picture in prompts[0].pictures]),
+        shown=np.stack([shown(canvas) for canvas in canvases]),
+        prefix=ids[0][:length],
+        questions=[_question(one, prompt[length:]) for one, prompt in zip(drawn, ids, strict=True)],
     )
+
+
+def _question(drawn: Sample, prompt: list[int]) -> Question:
+    answer = [*answer_ids(drawn.answer), special_id("end")]
+    weights = [_weight(drawn.kind, token) for token in answer]
+    return Question(drawn.kind, prompt, answer, weights)
 
 
 def _weight(kind: str, token: int) -> float:

@@ -7,7 +7,9 @@ and, for a long time, not one letter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +19,8 @@ from visionq_worker.model.geometry import TILE_PX
 from visionq_worker.model.phi3v import Phi3VForCausalLM
 from visionq_worker.model.pixels import CHANNEL_MEAN, CHANNEL_STD
 from visionq_worker.pocket.network import GRID
-from visionq_worker.pocket.training.examples import NOTHING, NUM_CLASSES, Batch
+from visionq_worker.pocket.training.batches import Batch
+from visionq_worker.pocket.training.examples import NOTHING, NUM_CLASSES
 
 NOTHING_WEIGHT = 0.1
 """Of a patch that shows nothing beside one that shows something: most show nothing."""
@@ -53,35 +56,94 @@ class Lesson(nn.Module):
 
     def forward(self, batch: Batch) -> Outcome:
         """Nothing here waits for the device: its next steps are queued while it works."""
-        vision, count = self.model.model.vision_embed_tokens, len(batch.pixels)
-        tower = vision.img_processor.vision_model
-        features = tower.features(views(batch.pixels).to(vision.glb_GN))  # (views, 576, width)
+        decoder = self.model.model
+        vision = decoder.vision_embed_tokens
+        features = self.features(batch)
         classes = self.patch_head(features).float()  # (views, 576, classes)
-        blocks = vision.merged(features).unflatten(0, (count, GRID.num_tiles))
+        blocks = vision.merged(features).unflatten(0, (batch.num_pictures, GRID.num_tiles))
         images = vision.img_projection(vision.arranged(blocks, GRID))  # (pictures, 757, hidden)
-        text = self.model.model.embed_tokens(batch.ids)  # (tasks, tokens, hidden)
-        placeholders = batch.ids == self.model.config.image_token_id
-        hidden = self.model.model(
-            inputs_embeds=text.masked_scatter(placeholders[..., None], images), use_cache=False
-        ).last_hidden_state
-        asked = hidden.flatten(0, 1).index_select(0, batch.asked)  # (answers' tokens, hidden)
-        return self.outcome(self.model.lm_head(asked).float(), classes, batch)
+        text = decoder.embed_tokens(batch.prefixes)  # (examples, tokens, hidden)
+        placeholders = batch.prefixes == self.model.config.image_token_id
+        known = _Known()
+        self._decoded(text.masked_scatter(placeholders[..., None], images), known)
+        scores = []
+        for asked in batch.asked:
+            hidden = self._decoded(decoder.embed_tokens(asked.ids), known.of(asked.of))
+            hidden = decoder.norm(hidden).flatten(0, 1).index_select(0, asked.before)
+            scores.append(self.model.lm_head(hidden).float())
+        return self.outcome(torch.cat(scores), classes, batch)
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """What the tower sees: (views, 576, width)."""
+        if batch.pixels.dtype != torch.uint8:
+            return batch.pixels
+        vision = self.model.model.vision_embed_tokens
+        pixels = views(batch.pixels).to(vision.glb_GN)
+        features: torch.Tensor = vision.img_processor.vision_model.features(pixels)
+        return features
+
+    def _decoded(self, hidden: torch.Tensor, known: _Known) -> torch.Tensor:
+        """As Phi3Model.forward with a cache, which wants one of its own kind."""
+        decoder = self.model.model
+        begin, length = known.length, hidden.shape[1]
+        places = torch.arange(begin, begin + length, device=hidden.device)
+        rotations = decoder.rotary_emb(hidden, position_ids=places[None])
+        mask = None  # then it is causal
+        if begin:
+            sees = torch.arange(begin + length, device=hidden.device)
+            mask = (sees <= places[:, None])[None, None]
+        for layer in decoder.layers:
+            hidden = layer(
+                hidden, attention_mask=mask, position_embeddings=rotations, past_key_values=known
+            )
+        return hidden
 
     def outcome(self, scores: torch.Tensor, classes: torch.Tensor, batch: Batch) -> Outcome:
         """Scores (answers' tokens, vocabulary), classes (views, 576, classes)."""
+        answers, tasks, weights = (
+            torch.cat([getattr(asked, name) for asked in batch.asked])
+            for name in ("answers", "tasks", "weights")
+        )
+        is_judged = (weights == 1).float()  # all but the edges of boxes
         shown, classes = batch.shown.flatten(), classes.flatten(0, 1)
-        is_wrong = (scores.argmax(dim=1) != batch.answers).float() * batch.is_judged
-        num_wrong = is_wrong.new_zeros(len(batch.ids)).index_add(0, batch.tasks, is_wrong)
+        is_wrong = (scores.argmax(dim=1) != answers).float() * is_judged
+        num_wrong = is_wrong.new_zeros(len(batch.sorts)).index_add(0, tasks, is_wrong)
         is_shown = (shown != NOTHING).float()
         is_misread = (classes.argmax(dim=1) != shown).float()
-        losses = functional.cross_entropy(scores, batch.answers, reduction="none")
+        losses = functional.cross_entropy(scores, answers, reduction="none")
         return Outcome(
-            answer_loss=(losses * batch.weights).sum() / batch.weights.sum(),
+            answer_loss=(losses * weights).sum() / weights.sum(),
             patch_loss=functional.cross_entropy(classes, shown, self.class_weights.float()),
             right=num_wrong == 0,
-            token_errors=is_wrong.sum() / batch.is_judged.sum(),
+            token_errors=is_wrong.sum() / is_judged.sum(),
             patch_errors=(is_misread * is_shown).sum() / is_shown.sum(),
         )
+
+
+class _Known:
+    """Keys and values of the tokens before, layer by layer, as attention asks for them."""
+
+    def __init__(self, before: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
+        self._before, self._kept = before, list[tuple[torch.Tensor, torch.Tensor]]()
+
+    @property
+    def length(self) -> int:
+        """Tokens before."""
+        return self._before[0][0].shape[2] if self._before else 0
+
+    def of(self, rows: torch.Tensor) -> _Known:
+        """What has been seen in those rows, for what comes after it."""
+        return _Known([(keys[rows], values[rows]) for keys, values in self._kept])
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each (rows, heads, tokens, size); returns them after those before."""
+        if self._before:
+            before = self._before[layer]
+            return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+        self._kept.append((keys, values))
+        return keys, values
 
 
 def views(pixels: torch.Tensor) -> torch.Tensor:

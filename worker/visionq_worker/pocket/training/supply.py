@@ -6,25 +6,28 @@ import multiprocessing
 import queue
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from visionq_worker.pocket.training.examples import Batch, Batches
+from visionq_worker.pocket.training.batches import Batch, Batches
 
 NUM_KEPT = 64
 """Batches on the device that may be learnt from again."""
+MIN_KEPT = 16
+"""Before one of them is taken by `passes`."""
 NUM_READY = 4
 
 
 class Supply:
     """Fresh batches as fast as they are drawn; between them, where wanted, earlier ones again.
 
-    `reuses`: take an earlier batch rather than wait for a fresh one. With no `processes`, a batch
-    is drawn when it is asked for.
+    `reuses`: take an earlier batch rather than wait for a fresh one. `passes`: how often one is
+    taken at all, with others in between. `prepare` is done to each once. With no `processes`, a
+    batch is drawn when it is asked for.
     """
 
     def __init__(
@@ -38,7 +41,11 @@ class Supply:
         processes: int,
         reuses: bool,
         device: torch.device,
+        passes: int = 1,
+        prepare: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
+        self._passes, self._prepare = passes, prepare
+        self._num_taken = 0
         context = multiprocessing.get_context("spawn")
         self._level = context.Value("i", level)
         self._device = device
@@ -55,7 +62,7 @@ class Supply:
             multiprocessing_context=context if processes else None,
             prefetch_factor=2 if processes else None,
         )
-        self._batches = iter(loader)
+        self._batches: Iterator[Batch] = iter(loader)
         if processes:
             # A daemon: what it waits for may never come, and nobody waits for it.
             threading.Thread(target=self._fetch, name="pocket-supply", daemon=True).start()
@@ -69,19 +76,27 @@ class Supply:
 
         Raises what has ended the drawing.
         """
-        if not self._has_thread:
-            return next(self._batches).to(self._device), True
-        if self._reuses and self._kept and self._ready.empty():
+        is_turn = self._num_taken % self._passes == 0
+        self._num_taken += 1
+        if len(self._kept) >= MIN_KEPT and not is_turn:
             return self._choose.choice(self._kept), False
+        if self._has_thread and self._reuses and self._kept and self._ready.empty():
+            return self._choose.choice(self._kept), False
+        batch = self._prepare(self._fresh())
+        if self._reuses or self._passes > 1:
+            self._kept.append(batch)
+        return batch, True
+
+    def _fresh(self) -> Batch:
+        if not self._has_thread:
+            return next(self._batches).to(self._device)
         batch = self._ready.get()
         if isinstance(batch, Exception):
             raise batch
         if self._stream is not None:
             for tensor in batch.tensors:  # their memory was taken for the copies' stream
                 tensor.record_stream(torch.cuda.current_stream())
-        if self._reuses:
-            self._kept.append(batch)
-        return batch, True
+        return batch
 
     def _fetch(self) -> None:
         try:

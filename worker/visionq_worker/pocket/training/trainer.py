@@ -12,7 +12,7 @@ import torch
 from visionq_worker.model.phi3v import Phi3VForCausalLM
 from visionq_worker.pocket.network import is_unused
 from visionq_worker.pocket.training import state
-from visionq_worker.pocket.training.examples import Batch
+from visionq_worker.pocket.training.batches import Batch
 from visionq_worker.pocket.training.lesson import Lesson, Outcome
 from visionq_worker.pocket.world.level import LEVELS
 
@@ -82,6 +82,7 @@ class Trainer:
         freezes_tower: bool = False,
     ) -> None:
         self.device = device
+        self._freezes_tower = freezes_tower
         lesson = Lesson(model)
         self._masters = {
             name: torch.nn.Parameter(weights.detach().to(device).clone())
@@ -91,7 +92,7 @@ class Trainer:
         self._learning = {
             name: master
             for name, master in self._masters.items()
-            if not (freezes_tower and ".img_processor." in name)
+            if not (freezes_tower and (".img_processor." in name or "patch_head" in name))
         }
         self.lesson = lesson.to(device, dtype)
         self._working = dict(self.lesson.named_parameters())
@@ -119,12 +120,21 @@ class Trainer:
             }
         self.facts = state.Facts()
 
+    def prepared(self, batch: Batch) -> Batch:
+        """With what a frozen tower sees of it, so that it can be learnt from again for less."""
+        if not self._freezes_tower:
+            return batch
+        with torch.no_grad():
+            return batch.seen(self.lesson.features(batch))
+
     def learn(self, singles: Batch, pairs: Batch, rate: float) -> tuple[Outcome, Outcome]:
         """One step on both batches at a share of the peak rate."""
         outcomes = []
         for batch, weight in ((singles, 1.0), (pairs, PAIR_WEIGHT)):
             outcome: Outcome = self.lesson(batch)
-            loss = outcome.answer_loss + PATCH_WEIGHT * outcome.patch_loss
+            loss = outcome.answer_loss
+            if not self._freezes_tower:
+                loss = loss + PATCH_WEIGHT * outcome.patch_loss
             torch.autograd.backward(weight * loss)
             outcomes.append(outcome)
         warm = min(1.0, (self.facts.steps + 1) / WARM_UP_STEPS)

@@ -24,12 +24,19 @@ FIELDS: dict[str, FieldType] = {
     "publisher": str,
 }
 """Whatever is asked for; what a picture does not say is null."""
+NUM_ASKED = 3
+"""Documents about one picture."""
 
 
 def draw_document(choose: Random, level: Level) -> Drawn:
     """What is asked for are facts of the picture in any order, and perhaps one it does not say."""
     draw, name = choose.choice(((draw_cover, "Book"), (draw_chart, "Chart")))
     drawn = draw(choose, level)
+    asked = tuple(_asked(choose, drawn, name) for _ in range(NUM_ASKED))
+    return Drawn(drawn.canvases, asked)
+
+
+def _asked(choose: Random, drawn: Drawn, name: str) -> Asked:
     task = choose.choice(drawn.asked)
     facts = next(asked.value for asked in drawn.asked if isinstance(asked.value, dict))
     keys = choose.sample(list(facts), choose.randint(1, len(facts)))
@@ -41,8 +48,7 @@ def draw_document(choose: Random, level: Level) -> Drawn:
     else:
         schema = _model(name, keys).model_json_schema()
     value = {key: facts.get(key) for key in keys}
-    asked = Asked(task.kind, task.question, json.dumps(value), value, schema)
-    return Drawn(drawn.canvases, (asked,))
+    return Asked(task.kind, task.question, json.dumps(value), value, schema)
 
 
 def _model(name: str, keys: list[str]) -> type[BaseModel]:

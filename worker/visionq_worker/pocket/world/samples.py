@@ -48,6 +48,14 @@ def sample(sort: str, seed: int, level: Level = HARDEST) -> Sample:
 
     Raises `ValueError` for a sort that there is not.
     """
+    return samples(sort, seed, level)[0]
+
+
+def samples(sort: str, seed: int, level: Level = HARDEST) -> list[Sample]:
+    """That one, and what else may be asked about its picture with another answer.
+
+    Raises `ValueError` for a sort that there is not.
+    """
     if sort not in SORTS:
         raise ValueError(f"no sort {sort!r}; there are {', '.join(SORTS)}")
     choose = Random(f"{sort}/{level.name}/{seed}")  # noqa: S311  # to be the same again
@@ -57,12 +65,18 @@ def sample(sort: str, seed: int, level: Level = HARDEST) -> Sample:
     most = 0.0 if asked.kind == "detect" else level.max_turn_degrees
     turn = choose.uniform(-most, most)
     noise = choose.uniform(0.0, level.max_noise)
-    return Sample(
-        sort=sort,
-        kind=asked.kind,
-        canvases=tuple(one.turned(turn).with_noise(noise, choose) for one in drawn.canvases),
-        question=asked.question,
-        answer=asked.answer,
-        value=asked.value,
-        schema=asked.schema,
-    )
+    canvases = tuple(one.turned(turn).with_noise(noise, choose) for one in drawn.canvases)
+    others = {one.answer: one for one in drawn.asked if not (turn and one.kind == "detect")}
+    others.pop(asked.answer, None)
+    return [
+        Sample(
+            sort=sort,
+            kind=one.kind,
+            canvases=canvases,
+            question=one.question,
+            answer=one.answer,
+            value=one.value,
+            schema=one.schema,
+        )
+        for one in (asked, *others.values())
+    ]

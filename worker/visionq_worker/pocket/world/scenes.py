@@ -14,7 +14,7 @@ from visionq_worker.pocket.world.sorts import Asked, Drawn
 SIDE_PX = LONGER_SIDE_PX
 CELLS = 3
 """Shapes stand in the cells of a grid, one in each at most."""
-MAX_SHAPES = 5
+MIN_SHAPES = 2
 BOX_SCALE = 1000
 
 SHAPES = ("circle", "square", "triangle", "diamond")
@@ -47,8 +47,8 @@ def any_colour(choose: Random) -> Colour:
     return COLOURS[choose.choice(list(COLOURS))]
 
 
-def draw_scene(choose: Random, level: Level) -> Drawn:  # noqa: ARG001  # no letters in it
-    things = _things(choose)
+def draw_scene(choose: Random, level: Level) -> Drawn:
+    things = _things(choose, level)
     canvas = _drawn(things, choose.choice(PALE))
     found = [{"label": thing.label, "box": _scaled(thing.box)} for thing in things]
     labels = [thing.label for thing in things]
@@ -62,8 +62,8 @@ def draw_scene(choose: Random, level: Level) -> Drawn:  # noqa: ARG001  # no let
     )
 
 
-def draw_pair(choose: Random, level: Level) -> Drawn:  # noqa: ARG001  # no letters in it
-    before = _things(choose)
+def draw_pair(choose: Random, level: Level) -> Drawn:
+    before = _things(choose, level)
     at = choose.randrange(len(before))
     thing, ground = before[at], choose.choice(PALE)
     rest = [*before[:at], *before[at + 1 :]]
@@ -85,9 +85,9 @@ def draw_pair(choose: Random, level: Level) -> Drawn:  # noqa: ARG001  # no lett
     return Drawn(canvases, (Asked("compare", None, said, {"changed": thing.label}),))
 
 
-def _things(choose: Random) -> list[Thing]:
+def _things(choose: Random, level: Level) -> list[Thing]:
     """In reading order. No two look alike, so that each can be named."""
-    count = choose.randint(2, MAX_SHAPES)
+    count = choose.randint(MIN_SHAPES, level.max_shapes)
     cells = sorted(choose.sample(range(CELLS * CELLS), count))
     looks = choose.sample([(shape, colour) for shape in SHAPES for colour in COLOURS], count)
     return [
