@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tests.eval_pocket.scoring import Tally
-from tests.support.drawn import NOT_TAUGHT, png_files
+from tests.support.drawn import EVALUATED, NOT_TAUGHT, png_files
 from visionq import Client
 from visionq.errors import TaskNotDone
 from visionq.settings import load_settings
@@ -27,7 +27,7 @@ from visionq.up import running_service, settings_flags
 from visionq_worker.pocket.network import new_model, write_pocket
 from visionq_worker.pocket.training.batches import FIRST_TRAINING_SEED
 from visionq_worker.pocket.world.fonts import faces
-from visionq_worker.pocket.world.level import LEVELS, READABLE
+from visionq_worker.pocket.world.level import LEVELS
 from visionq_worker.pocket.world.samples import SORTS, Sample, sample
 
 if TYPE_CHECKING:
@@ -179,8 +179,8 @@ def _read_arguments() -> argparse.Namespace:
         "--level",
         type=int,
         choices=range(len(LEVELS)),
-        default=LEVELS.index(READABLE),
-        help="how hard the pictures are (default: the hardest that the shipped weights are for)",
+        default=LEVELS.index(EVALUATED),
+        help="how hard the pictures are (default: %(default)s; the last is all of the world)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--verbose", action="store_true", help="show the wrong answers")

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from visionq_worker.model.config import Phi3VConfig
 from visionq_worker.pocket import CHECKPOINT
-from visionq_worker.pocket.network import is_unused, pocket_config
+from visionq_worker.pocket.network import is_unused, new_model, pocket_config, write_pocket
 from visionq_worker.pocket.training import state
 from visionq_worker.pocket.training.__main__ import main
 
@@ -46,16 +47,18 @@ def test_the_program_begins_keeps_and_writes(tmp_path: Path) -> None:
         assert (written[name].float() - begun[name].float()).abs().max() < 0.05, name
 
 
-def test_the_program_writes_the_mean_of_before_and_after(tmp_path: Path) -> None:
-    folder, checkpoint = tmp_path / "state", tmp_path / "checkpoint"
-    flags = ["--steps=1", "--singles=1", "--pairs=1", "--processes=0", "--device=cpu", "--mean"]
+def test_the_program_writes_the_mean_with_another_checkpoint(tmp_path: Path) -> None:
+    folder, other, checkpoint = (tmp_path / name for name in ("state", "other", "checkpoint"))
+    write_pocket(other, new_model(1).state_dict())
+    flags = ["--steps=1", "--singles=1", "--pairs=1", "--processes=0", "--device=cpu"]
+    flags += [f"--mean-with={other}", "--share=0.25"]
     done = program(folder, *flags, f"--begin-from={CHECKPOINT}", f"--write={checkpoint}")
     assert done.returncode == 0, done.stderr
-    begun, written = (load_file(one / "model.safetensors") for one in (CHECKPOINT, checkpoint))
+    others, written = (load_file(one / "model.safetensors") for one in (other, checkpoint))
     kept, _ = state.load(folder)
     name = "model.layers.0.mlp.down_proj.weight"
-    mean = (begun[name].float() + kept[f"weights.{name_of(name)}"]) / 2
-    assert written[name].equal(mean.bfloat16())
+    mean = 0.75 * others[name].float() + 0.25 * kept[f"weights.{name_of(name)}"]
+    torch.testing.assert_close(written[name], mean.bfloat16())
 
 
 def name_of(name: str) -> str:
@@ -73,6 +76,9 @@ def name_of(name: str) -> str:
         (["--steps=1", "--sorts=cover=0"], "a share is a number above 0"),
         (["--steps=1", "--sorts=cover=nan"], "a share is a number above 0"),
         (["--steps=1", "--sorts=cover=1,cover=2"], "cover is there twice"),
+        (["--steps=1", "--mean-with=there"], "--mean-with is of what --write writes"),
+        (["--steps=1", "--mean-with=there", "--write=x"], "there has no model.safetensors"),
+        (["--steps=1", "--share=0.3"], "--share is of a mean"),
         (["--steps=1", "--passes=0"], "--passes must be 1 at least"),
         (["--steps=1", "--rate=2"], "2 is not from 0 to 1"),
         (["--steps=1", "--easier=-1"], "-1 is not from 0 to 1"),

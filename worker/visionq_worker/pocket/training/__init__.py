@@ -1,5 +1,6 @@
 """How the pocket model is trained: `python -m visionq_worker.pocket.training --help`.
 
-`examples` makes batches of drawn pictures, `lesson` what a batch teaches, `trainer` takes steps,
-`state` keeps what the next slice goes on from.
+`examples` puts drawn pictures as the service would, `batches` makes tensors of them, `supply` has
+them drawn; `lesson` is what a batch teaches, `trainer` takes steps, `state` keeps what the next
+slice goes on from.
 """

@@ -63,7 +63,6 @@ def main() -> int:
     )
     if state.is_there(wanted.state):
         trainer.load(wanted.state)
-    before = {name: one.clone() for name, one in trainer.weights().items()} if wanted.mean else {}
     if wanted.level is not None:
         trainer.facts.level = wanted.level
     if wanted.compile:
@@ -78,8 +77,11 @@ def main() -> int:
         _save(trainer, wanted.state)
     if wanted.write:
         weights = trainer.weights()
-        if wanted.mean:
-            weights = {name: (weights[name] + before[name]) / 2 for name in weights}
+        if wanted.mean_with:
+            others = load_file(wanted.mean_with / "model.safetensors")
+            share = 0.5 if wanted.share is None else wanted.share
+            for name, one in weights.items():
+                weights[name] = torch.lerp(others[name].to(one), one, share)
         write_pocket(wanted.write, weights)
     return 0
 
@@ -185,12 +187,20 @@ def _report(
     if not (single.answer_loss + pair.answer_loss).isfinite():
         raise FloatingPointError("the loss is no number any more: go on from the state kept last")
     facts = trainer.facts
+    # The head for patches is not in a checkpoint: beside a frozen tower it says nothing.
+    patches = (
+        ""
+        if trainer.freezes_tower
+        else (
+            f"of patches {single.patch_loss:.3f} and {pair.patch_loss:.3f}, "
+            f"misread {single.patch_errors:.1%}; "
+        )
+    )
     click.echo(
         f"{perf_counter() - BEGAN:4.0f} s, step {facts.steps}, {facts.pictures} pictures, "
         f"level {facts.level}, {REPORT_STEPS / seconds:.1f} steps/s, {num_fresh / seconds:.0f} "
-        f"fresh tasks/s; loss {single.answer_loss:.3f} + {single.patch_loss:.3f} and "
-        f"{pair.answer_loss:.3f} + {pair.patch_loss:.3f}; wrong tokens {single.token_errors:.1%}, "
-        f"patches {single.patch_errors:.1%}; exact: {scores}"
+        f"fresh tasks/s; loss {single.answer_loss:.3f} and {pair.answer_loss:.3f}, "
+        f"wrong tokens {single.token_errors:.1%}; {patches}exact: {scores}"
     )
 
 
@@ -203,7 +213,9 @@ def _compile(trainer: Trainer) -> None:
     torch._dynamo.config.suppress_errors = True  # noqa: SLF001
     model = trainer.lesson.model.model
     tower: Any = model.vision_embed_tokens.img_processor.vision_model
-    # Of the decoder on a GPU alone: a CPU gains a tenth, and each length is compiled anew.
+    # Of the decoder on a GPU alone: a CPU gains a tenth, and each length is compiled anew. They are
+    # alike but for their number, which makes each one's code its own.
+    torch._dynamo.config.recompile_limit = 8 * len(model.layers)  # noqa: SLF001
     on_gpu = model.layers if trainer.device.type == "cuda" else ()
     for layer in (*tower.encoder.layers[:-1], *on_gpu):
         layer.compile()
@@ -244,9 +256,13 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--cool-down", action="store_true", help="the last slice: rate to nothing")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="the checkpoint, at the end")
     parser.add_argument(
-        "--mean",
-        action="store_true",
-        help="write the mean of the weights before and after this slice: for a short last one",
+        "--mean-with",
+        type=Path,
+        metavar="FOLDER",
+        help="write the mean of the weights and a checkpoint's, such as the one it began from",
+    )
+    parser.add_argument(
+        "--share", type=_up_to_1, help="of the weights themselves in that mean (default: 0.5)"
     )
     parser.add_argument(
         "--begin-from", type=Path, metavar="FOLDER", help="a checkpoint, where there is no state"
@@ -256,7 +272,7 @@ def _read_arguments() -> argparse.Namespace:
         "--rate", type=_up_to_1, default=1.0, help="of learning, as a share of the highest"
     )
     parser.add_argument(
-        "--freeze-tower", action="store_true", help="train all but the vision tower: half the work"
+        "--freeze-tower", action="store_true", help="train all but the tower and what it is asked"
     )
     parser.add_argument(
         "--dtype",
@@ -296,11 +312,17 @@ def _read_arguments() -> argparse.Namespace:
         "--passes",
         type=int,
         default=1,
-        help="how often a picture is learnt from; a frozen tower looks at it only once",
+        help="how often a picture is learnt from, on average; a frozen tower looks at it once",
     )
     parser.add_argument("--compile", action="store_true", help="compile the layers")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights")
     wanted = parser.parse_args()
+    if wanted.mean_with and not wanted.write:
+        parser.error("--mean-with is of what --write writes")
+    if wanted.mean_with and not (wanted.mean_with / "model.safetensors").is_file():
+        parser.error(f"--mean-with: {wanted.mean_with} has no model.safetensors")
+    if wanted.share is not None and not wanted.mean_with:
+        parser.error("--share is of a mean: --mean-with")
     if wanted.passes < 1:
         parser.error("--passes must be 1 at least")
     if not (wanted.seconds or wanted.steps or wanted.only_write):

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
 
 LENGTHS = (96, 192, 288, 384, 512, 768, 1024, 2048, 4096)
-"""Questions with their answers are padded to the next of these."""
+"""Questions with their answers are padded to the next of these, and those of one length are run
+together."""
 
 FIRST_TRAINING_SEED = 1_000_000
 """Seeds below are for evaluation and are never trained on."""
@@ -36,7 +37,7 @@ SINGLE_SORTS: Mapping[str, float] = {
     "document": 0.15,
 }
 """How often each sort of one picture comes. A document's prompt has its schema in it, 600 tokens
-where the others have up to 200, and there are three to a picture."""
+where the others have up to 200, and there are up to three to a picture."""
 PAIRS: Mapping[str, float] = {"pair": 1.0}
 EASIER = 0.3
 """How many pictures are of a level that has been passed, where nothing else is said."""
@@ -68,8 +69,8 @@ class Batch:
     """Examples with as many pictures each, and all that is asked about them.
 
     `sorts`, `kinds`, `levels`: per question, in the order of `asked`. pixels (pictures, 672, 672,
-    3) uint8, or what a frozen tower sees of them, (views, 576, width); shown (pictures, 5, 576);
-    prefixes (examples, tokens).
+    3) uint8; shown (pictures, 5, 576); prefixes (examples, tokens). `features` (views, 576, width):
+    what a frozen tower sees, instead of the pixels.
     """
 
     sorts: list[str]
@@ -79,6 +80,7 @@ class Batch:
     shown: torch.Tensor
     prefixes: torch.Tensor
     asked: list[Questions]
+    features: torch.Tensor | None = None
 
     @property
     def num_pictures(self) -> int:
@@ -100,7 +102,7 @@ class Batch:
 
     def seen(self, features: torch.Tensor) -> Batch:
         """With what the tower sees instead of pixels."""
-        return replace(self, pixels=features)
+        return replace(self, pixels=self.pixels[:0], features=features)
 
 
 def batch(examples: Sequence[Example]) -> Batch:
@@ -127,7 +129,7 @@ def batch(examples: Sequence[Example]) -> Batch:
 
 
 def _padded(length: int) -> int:
-    """To the next of few lengths, for which alone something is compiled."""
+    """To the next of few lengths: a document is many times as long as the list of a scene."""
     return next(most for most in LENGTHS if most >= length)
 
 

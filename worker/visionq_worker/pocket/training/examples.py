@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from visionq.kinds import BUILTIN_KINDS
 from visionq_worker.kinds import chat
 from visionq_worker.model.geometry import PATCH_PX, TILE_PX
+from visionq_worker.model.pixels import Picture
 from visionq_worker.model.small import special_id
 from visionq_worker.pocket.network import GRID, NUM_CROPS, SIDE_PX, processor
 from visionq_worker.pocket.text import CHARACTERS, answer_ids, is_digit
@@ -70,17 +71,17 @@ def example(sort: str, seed: int, level: int) -> Example:
     """The picture of that seed as the service would put it to the model."""
     drawn = samples(sort, seed, LEVELS[level])
     canvases = drawn[0].canvases
-    prompts = []
+    pictures = [Picture.of(canvas.image, NUM_CROPS) for canvas in canvases]
+    ids = []
     for one in drawn:
         words = BUILTIN_KINDS[one.kind].words(one.question, one.schema)
-        prompt = chat(len(canvases), words)
-        prompts.append(processor()(prompt, [canvas.image for canvas in canvases], NUM_CROPS))
-    ids = [prompt.input_ids[0].tolist() for prompt in prompts]
+        inputs = processor()(chat(len(pictures), words), pictures, NUM_CROPS)
+        ids.append(inputs.input_ids[0].tolist())
     length = len(ids[0]) - ids[0][::-1].index(special_id("image"))
     return Example(
         sort=sort,
         level=level,
-        pixels=np.stack([picture.pixels for picture in prompts[0].pictures]),
+        pixels=np.stack([picture.pixels for picture in pictures]),
         shown=np.stack([shown(canvas) for canvas in canvases]),
         prefix=ids[0][:length],
         questions=[_question(one, prompt[length:]) for one, prompt in zip(drawn, ids, strict=True)],

@@ -64,37 +64,38 @@ class Lesson(nn.Module):
         images = vision.img_projection(vision.arranged(blocks, GRID))  # (pictures, 757, hidden)
         text = decoder.embed_tokens(batch.prefixes)  # (examples, tokens, hidden)
         placeholders = batch.prefixes == self.model.config.image_token_id
-        known = _Known()
+        known = [_Known() for _ in decoder.layers]
         self._decoded(text.masked_scatter(placeholders[..., None], images), known)
         scores = []
         for asked in batch.asked:
-            hidden = self._decoded(decoder.embed_tokens(asked.ids), known.of(asked.of))
+            before = [layer.of(asked.of) for layer in known]
+            hidden = self._decoded(decoder.embed_tokens(asked.ids), before)
             hidden = decoder.norm(hidden).flatten(0, 1).index_select(0, asked.before)
             scores.append(self.model.lm_head(hidden).float())
         return self.outcome(torch.cat(scores), classes, batch)
 
     def features(self, batch: Batch) -> torch.Tensor:
         """What the tower sees: (views, 576, width)."""
-        if batch.pixels.dtype != torch.uint8:
-            return batch.pixels
+        if batch.features is not None:
+            return batch.features
         vision = self.model.model.vision_embed_tokens
         pixels = views(batch.pixels).to(vision.glb_GN)
         features: torch.Tensor = vision.img_processor.vision_model.features(pixels)
         return features
 
-    def _decoded(self, hidden: torch.Tensor, known: _Known) -> torch.Tensor:
+    def _decoded(self, hidden: torch.Tensor, known: Sequence[_Known]) -> torch.Tensor:
         """As Phi3Model.forward with a cache, which wants one of its own kind."""
         decoder = self.model.model
-        begin, length = known.length, hidden.shape[1]
+        begin, length = known[0].length, hidden.shape[1]
         places = torch.arange(begin, begin + length, device=hidden.device)
         rotations = decoder.rotary_emb(hidden, position_ids=places[None])
-        mask = None  # then it is causal
+        mask = None  # then sdpa is causal
         if begin:
             sees = torch.arange(begin + length, device=hidden.device)
             mask = (sees <= places[:, None])[None, None]
-        for layer in decoder.layers:
+        for layer, one in zip(decoder.layers, known, strict=True):
             hidden = layer(
-                hidden, attention_mask=mask, position_embeddings=rotations, past_key_values=known
+                hidden, attention_mask=mask, position_embeddings=rotations, past_key_values=one
             )
         return hidden
 
@@ -121,28 +122,35 @@ class Lesson(nn.Module):
 
 
 class _Known:
-    """Keys and values of the tokens before, layer by layer, as attention asks for them."""
+    """A layer's keys and values of the tokens before, as attention asks for them.
 
-    def __init__(self, before: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
-        self._before, self._kept = before, list[tuple[torch.Tensor, torch.Tensor]]()
+    Each (rows, heads, tokens, size).
+    """
+
+    def __init__(self, before: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
+        self._before = self._all = before
 
     @property
     def length(self) -> int:
         """Tokens before."""
-        return self._before[0][0].shape[2] if self._before else 0
+        return self._before[0].shape[2] if self._before else 0
 
     def of(self, rows: torch.Tensor) -> _Known:
         """What has been seen in those rows, for what comes after it."""
-        return _Known([(keys[rows], values[rows]) for keys, values in self._kept])
+        assert self._all is not None, "it has been through its layer"
+        keys, values = self._all
+        return _Known((keys[rows], values[rows]))
 
     def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any
+        self, keys: torch.Tensor, values: torch.Tensor, *_: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each (rows, heads, tokens, size); returns them after those before."""
+        """All of them: those before, then these."""
         if self._before:
-            before = self._before[layer]
-            return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
-        self._kept.append((keys, values))
+            keys, values = (
+                torch.cat([before, new], dim=2)
+                for before, new in zip(self._before, (keys, values), strict=True)
+            )
+        self._all = (keys, values)
         return keys, values
 
 

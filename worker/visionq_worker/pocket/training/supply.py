@@ -23,11 +23,11 @@ NUM_READY = 4
 
 
 class Supply:
-    """Fresh batches as fast as they are drawn; between them, where wanted, earlier ones again.
+    """Fresh batches as fast as they are drawn; between them, where wanted, some of the last again.
 
-    `reuses`: take an earlier batch rather than wait for a fresh one. `passes`: how often one is
-    taken at all, with others in between. `prepare` is done to each once. With no `processes`, a
-    batch is drawn when it is asked for.
+    `reuses`: take an earlier batch rather than wait for a fresh one. `passes`: of so many, one is
+    fresh, so that each is taken as often on average. `prepare` is done to each once. With no
+    `processes`, a batch is drawn when it is asked for.
     """
 
     def __init__(

@@ -28,10 +28,10 @@ PAIR_WEIGHT = 0.5
 """Of a batch of pairs beside one of single pictures."""
 
 LETTER_SORTS = frozenset({"cover", "chart", "table", "document"})
-"""Sorts that a level makes harder."""
+"""Sorts by whose answers the next level is judged."""
 NUM_JUDGED = 1000
 GOOD_ENOUGH = 0.5
-"""Share of the last judged pictures answered exactly at which the next level begins."""
+"""Share of exact ones among the last judged answers at which the next level begins."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Score:
 
 
 class Curriculum:
-    """Which level is drawn: the next one as soon as enough fresh pictures are answered exactly.
+    """Which level is drawn: the next one as soon as enough answers about fresh pictures are exact.
 
     A fresh picture has never been trained on when it is judged, so that this is a held-out score.
     """
@@ -68,9 +68,8 @@ class Curriculum:
 class Trainer:
     """The lesson on its device in the working precision, and float32 masters of its weights.
 
-    With `freezes_tower` the vision tower stays as it is, which halves the work of a step (41 of 80
-    GFLOP a cover): what is left to learn late is to read, in the order that is asked for, what the
-    tower sees.
+    With `freezes_tower` the vision tower stays as it is, and with it the head for patches: what is
+    left to learn late is to read, in the order that is asked for, what the tower sees.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Trainer:
         freezes_tower: bool = False,
     ) -> None:
         self.device = device
-        self._freezes_tower = freezes_tower
+        self.freezes_tower = freezes_tower
         lesson = Lesson(model)
         self._masters = {
             name: torch.nn.Parameter(weights.detach().to(device).clone())
@@ -122,7 +121,7 @@ class Trainer:
 
     def prepared(self, batch: Batch) -> Batch:
         """With what a frozen tower sees of it, so that it can be learnt from again for less."""
-        if not self._freezes_tower:
+        if not self.freezes_tower:
             return batch
         with torch.no_grad():
             return batch.seen(self.lesson.features(batch))
@@ -133,7 +132,7 @@ class Trainer:
         for batch, weight in ((singles, 1.0), (pairs, PAIR_WEIGHT)):
             outcome: Outcome = self.lesson(batch)
             loss = outcome.answer_loss
-            if not self._freezes_tower:
+            if not self.freezes_tower:
                 loss = loss + PATCH_WEIGHT * outcome.patch_loss
             torch.autograd.backward(weight * loss)
             outcomes.append(outcome)

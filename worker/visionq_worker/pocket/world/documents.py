@@ -25,7 +25,7 @@ FIELDS: dict[str, FieldType] = {
 }
 """Whatever is asked for; what a picture does not say is null."""
 NUM_ASKED = 3
-"""Documents about one picture."""
+"""Documents about one picture, of which some may be the same."""
 
 
 def draw_document(choose: Random, level: Level) -> Drawn:

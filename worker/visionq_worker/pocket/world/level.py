@@ -69,5 +69,3 @@ LEVELS = (
 )
 """From the easiest to all of the world."""
 HARDEST = LEVELS[-1]
-READABLE = LEVELS[2]
-"""The hardest that the shipped weights read as rightly as they should: see their card."""
