@@ -247,7 +247,7 @@ def _shares(text: str) -> dict[str, float]:
     return shares
 
 
-def _read_arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m visionq_worker.pocket.training")
     parser.description = __doc__
     parser.add_argument("state", type=Path, help="folder of the state, made if it is not there")
@@ -272,7 +272,9 @@ def _read_arguments() -> argparse.Namespace:
         "--rate", type=_up_to_1, default=1.0, help="of learning, as a share of the highest"
     )
     parser.add_argument(
-        "--freeze-tower", action="store_true", help="train all but the tower and what it is asked"
+        "--freeze-tower",
+        action="store_true",
+        help="train all but the tower and its head for patches",
     )
     parser.add_argument(
         "--dtype",
@@ -316,6 +318,12 @@ def _read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--compile", action="store_true", help="compile the layers")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights")
+    return parser
+
+
+def _read_arguments() -> argparse.Namespace:
+    """Those that can be carried out together; ends the program otherwise."""
+    parser = _parser()
     wanted = parser.parse_args()
     if wanted.mean_with and not wanted.write:
         parser.error("--mean-with is of what --write writes")

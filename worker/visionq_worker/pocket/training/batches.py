@@ -109,13 +109,12 @@ def batch(examples: Sequence[Example]) -> Batch:
     sorted_out: dict[int, list[tuple[int, Question]]] = defaultdict(list)
     for number, one in enumerate(examples):
         for question in one.questions:
-            sorted_out[_padded(len(question.prompt) + len(question.answer))].append(
-                (number, question)
-            )
+            length = _padded(len(question.prompt) + len(question.answer))
+            sorted_out[length].append((number, question))
     asked: list[Questions] = []
     order: list[tuple[int, Question]] = []
     for length, questions in sorted(sorted_out.items()):
-        asked.append(_asked(questions, length, len(order)))
+        asked.append(_questions(questions, length, len(order)))
         order += questions
     return Batch(
         sorts=[examples[number].sort for number, _ in order],
@@ -133,7 +132,8 @@ def _padded(length: int) -> int:
     return next(most for most in LENGTHS if most >= length)
 
 
-def _asked(questions: Sequence[tuple[int, Question]], length: int, first: int) -> Questions:
+def _questions(questions: Sequence[tuple[int, Question]], length: int, first: int) -> Questions:
+    """Each with its example's number; `first`: how many of the batch's come before them."""
     ids = torch.full((len(questions), length), special_id("endoftext"))
     answers: list[int] = []
     before: list[int] = []
