@@ -18,10 +18,15 @@ from tests.support.random_schemas import random_schema
 from tests.support.tiny import tiny_model
 from visionq.schemas import strict_schema
 from visionq_worker.documents import read_document
+from visionq_worker.engine.grammar import Grammars
 from visionq_worker.engine.request import Request
+from visionq_worker.model.small import special_id
+from visionq_worker.pocket.text import tokenizer
 
 MAX_NEW_TOKENS = 6_000
 """Random weights end no string and no list of themselves, but only where its limit is reached."""
+
+NUM_POCKET_TOKENS = 576
 
 Validator = jsonschema.Draft202012Validator
 
@@ -58,6 +63,22 @@ def misfits(num_schemas: int, seed: int, temperature: float) -> Iterator[tuple[A
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_20_of_20_documents_fit_their_schemas(temperature: float) -> None:
     assert list(misfits(20, seed=3, temperature=temperature)) == []
+
+
+def test_documents_fit_where_the_tokens_are_freely_chosen() -> None:
+    """The pocket model's tokenizer has no merges; its grammar is built another way."""
+    random = Random(5)
+    end = special_id("end")
+    grammars = Grammars(tokenizer(), stop_token_ids=[end], num_vocabulary=NUM_POCKET_TOKENS)
+    for _ in range(20):
+        schema = random_schema(random)
+        mask = grammars.mask(strict_schema(schema))
+        said: list[int] = []
+        while (token := random.choice(mask.allowed(said).nonzero()[:, 0].tolist())) != end:
+            said.append(token)
+        value, verdict = read_document(tokenizer().decode(said), schema, finish_reason="stop")
+        assert verdict.outcome == "ok", schema
+        Validator(schema, format_checker=Validator.FORMAT_CHECKER).validate(value)
 
 
 @pytest.mark.long

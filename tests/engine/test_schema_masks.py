@@ -16,6 +16,8 @@ from visionq_worker.engine.errors import RequestFailed, RequestInvalid
 from visionq_worker.engine.grammar import GrammarFailed, Grammars, SchemaMask
 from visionq_worker.engine.reference import ReferenceEngine
 from visionq_worker.engine.request import Request
+from visionq_worker.model.small import special_id
+from visionq_worker.pocket.text import answer_ids, tokenizer
 
 BOOK = {
     "type": "object",
@@ -38,6 +40,11 @@ def grammars() -> Grammars:
 
 def mask(schema: dict[str, Any]) -> SchemaMask:
     return grammars().mask(strict_schema(schema))
+
+
+def pocket_grammars() -> Grammars:
+    """Over a tokenizer without merges."""
+    return Grammars(tokenizer(), stop_token_ids=[special_id("end")], num_vocabulary=576)
 
 
 def byte_ids(text: str) -> list[int]:
@@ -75,6 +82,31 @@ def test_text_that_looks_like_a_token_is_written_as_text(text: str) -> None:
     while not stops(allowed := followed.allowed(said)):
         said.append(int(allowed.nonzero()[0, 0]))
     assert processor.decode(said) == f'"{text}"'
+
+
+def test_prescribed_text_has_the_tokens_of_a_prompt_where_the_tokenizer_has_merges() -> None:
+    followed = mask(BOOK)
+    prompt = tiny_model().processor.tokenizer.encode('{"title"', add_special_tokens=False).ids
+    said: list[int] = []
+    while (allowed := followed.allowed(said)).sum() == 1:
+        said.append(int(allowed.nonzero()[0, 0]))
+    assert tiny_model().processor.decode(said).startswith('{"title"')
+    assert len(said) < len('{"title": "')
+    assert set(said) & {one for one in prompt if one > 258}, "pieces of several letters"
+
+
+def test_without_merges_the_model_chooses_among_letters_and_phrases() -> None:
+    followed = pocket_grammars().mask(strict_schema(BOOK))
+    (brace,) = answer_ids("{")
+    allowed = followed.allowed([brace])
+    assert allowed[answer_ids('"title": "')].all()
+    assert allowed[answer_ids('"')].all()
+    assert not allowed[answer_ids('"author": "')].any(), "it is not in the schema"
+
+
+def test_a_schema_that_nothing_fits_is_refused_without_merges_too() -> None:
+    with pytest.raises(RequestInvalid, match="the schema cannot be enforced"):
+        pocket_grammars().mask({"type": "string", "minLength": 3, "maxLength": 2})
 
 
 def test_asking_again_changes_nothing() -> None:

@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tests.eval_pocket.scoring import Tally
-from tests.support.drawn import EVALUATED, NOT_TAUGHT, png_files
+from tests.support.drawn import EVALUATED, png_files
 from visionq import Client
 from visionq.errors import TaskNotDone
 from visionq.settings import load_settings
@@ -163,13 +163,12 @@ def _figures(scores: dict[str, dict[str, Tally]]) -> dict[str, dict[str, dict[st
 
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.eval_pocket", description=__doc__)
-    taught = [sort for sort in SORTS if sort not in NOT_TAUGHT]
     parser.add_argument(
         "sorts",
         nargs="*",
-        default=taught,
+        default=[*SORTS],
         metavar="SORT",
-        help=f"{', '.join(SORTS)} (default: those that the shipped weights were taught)",
+        help=f"{', '.join(SORTS)} (default: all of them)",
     )
     parser.add_argument("--model", default="pocket", help="name or folder (default: pocket)")
     parser.add_argument("--count", type=int, default=200, help="pictures of each sort")

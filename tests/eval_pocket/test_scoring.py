@@ -55,6 +55,18 @@ def test_a_document_with_one_wrong_fact_is_wrong(seed: int) -> None:
         assert not judged(drawn, json.dumps(drawn.value | {key: other}))
 
 
+def test_what_the_picture_does_not_say_may_be_left_out_where_the_schema_has_it_so() -> None:
+    drawn = next(
+        one
+        for seed in range(99)
+        if (one := sample("document", seed)).schema is not None
+        and one.value.keys() - one.schema["required"]
+    )
+    assert drawn.schema is not None
+    assert judged(drawn, json.dumps({key: drawn.value[key] for key in drawn.schema["required"]}))
+    assert not judged(drawn, "{}")
+
+
 def test_shapes_may_be_listed_in_any_order() -> None:
     drawn = next(one for seed in range(9) if (one := sample("scene", seed)).kind == "describe")
     listed = ", ".join(f"a {label}" for label in reversed(drawn.value))

@@ -120,17 +120,17 @@ def test_a_pair_differs_in_one_place_alone(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_document_fits_its_schema_and_says_what_is_there(seed: int) -> None:
-    drawn = sample("document", seed)
-    assert drawn.schema is not None
-    strict_schema(drawn.schema)  # or the client would refuse it
-    value, verdict = read_document(drawn.answer, drawn.schema, finish_reason="stop")
-    assert verdict.outcome == "ok"
-    assert value == drawn.value
-    shown = Counter(mark.what for canvas in drawn.canvases for mark in canvas.marks)
-    for key, fact in value.items():
-        if fact is not None:
-            assert isinstance(fact, FIELDS[key])
-            assert Counter(str(fact).replace(" ", "")) <= shown
+    for drawn in samples("document", seed):
+        assert drawn.schema is not None
+        strict_schema(drawn.schema)  # or the client would refuse it
+        value, verdict = read_document(drawn.answer, drawn.schema, finish_reason="stop")
+        assert verdict.outcome == "ok"
+        assert value == drawn.value
+        shown = Counter(mark.what for canvas in drawn.canvases for mark in canvas.marks)
+        for key, fact in value.items():
+            if fact is not None:
+                assert isinstance(fact, FIELDS[key])
+                assert Counter(str(fact).replace(" ", "")) <= shown
 
 
 def test_documents_differ_in_what_they_ask_for() -> None:
@@ -139,6 +139,16 @@ def test_documents_differ_in_what_they_ask_for() -> None:
     absent = {key for value in values for key, fact in value.items() if fact is None}
     assert absent == FIELDS.keys() - {"title"}
     assert any([*value.values()].index(None) == 0 for value in values if None in value.values())
+
+
+def test_an_optional_property_may_be_in_the_picture_or_not() -> None:
+    found = set()
+    for seed in range(200):
+        drawn = sample("document", seed)
+        assert drawn.schema is not None
+        for key in drawn.value.keys() - drawn.schema.get("required", []):
+            found.add(drawn.value[key] is None)
+    assert found == {True, False}
 
 
 def test_the_answer_about_a_chart_names_the_largest_bar() -> None:

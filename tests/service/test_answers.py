@@ -1,4 +1,7 @@
-"""The whole service: client, queue, a worker process with the tiny model, store."""
+"""The whole service: client, queue, a worker process, store.
+
+The worker has the pocket model where what is said is checked, and random weights elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from celery import Celery
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
+from tests.conftest import POCKET_NAMESPACE
+from tests.support.examples import COVER, COVER_ANSWER, COVER_AUTHOR, COVER_TITLE
 from tests.support.waiting import wait_until
 from tests.worker.pdf_bytes import A4, lettered, pdf
 from visionq import (
@@ -116,18 +121,15 @@ def test_the_record_ends_with_the_result(service: Client, pictures: Path) -> Non
     assert status.store_seconds is not None
 
 
-def test_asyncio_client_gets_the_same_answer(
-    service: Client, urls: LocalUrls, address: StoreAddress, pictures: Path
+def test_asyncio_client_gets_the_answer(
+    pocket: Client, urls: LocalUrls, address: StoreAddress, pictures: Path
 ) -> None:
-    picture = pictures / "book_cover.jpg"
-    expected = service.ocr(picture, "Title?", max_new_tokens=6).result(SECONDS).text
-
     async def ask() -> str | None:
-        async with AsyncClient(urls.broker_url, address, namespace="service") as client:
-            handle = await client.ocr(picture, "Title?", max_new_tokens=6)
+        async with AsyncClient(urls.broker_url, address, namespace=POCKET_NAMESPACE) as client:
+            handle = await client.ocr(pictures / COVER, "Title and author?")
             return (await handle.result(SECONDS)).text
 
-    assert asyncio.run(ask()) == expected
+    assert asyncio.run(ask()) == COVER_ANSWER
 
 
 def test_many_tasks_at_once_are_all_answered(service: Client, pictures: Path) -> None:
@@ -171,13 +173,18 @@ def test_task_past_its_deadline_expires_while_running(service: Client, pictures:
         handle.result(0)
 
 
-def test_celery_result_of_our_task_holds_text_and_key(
-    service: Client, other_app: Celery, pictures: Path
+def test_celery_result_of_our_task_holds_text_value_and_key(
+    pocket: Client, other_app: Celery, pictures: Path
 ) -> None:
-    handle = service.ask(pictures / "shelf_after.png", "What?", max_new_tokens=4)
-    result = handle.result(SECONDS)
+    fields = {"title": str, "author": str}
+    handle = pocket.ocr(pictures / COVER, fields=fields)
     value = AsyncResult(handle.id, app=other_app).get(timeout=SECONDS)
-    assert value == {"result_key": handle.result_key, "text": result.text, "value": None}
+    document = {"title": COVER_TITLE, "author": COVER_AUTHOR}
+    assert value == {
+        "result_key": handle.result_key,
+        "text": json.dumps(document),
+        "value": document,
+    }
 
 
 def test_celery_result_of_a_failed_task_is_a_failure(service: Client, other_app: Celery) -> None:
@@ -202,23 +209,24 @@ def test_celery_result_of_a_cancelled_task_is_revoked(
 
 
 def test_task_sent_by_a_foreign_celery_app_has_record_and_result(
-    service: Client, other_app: Celery, store: ObjectStore, pictures: Path
+    pocket: Client, other_app: Celery, store: ObjectStore, pictures: Path
 ) -> None:
-    store.put("photos/shelf.png", (pictures / "shelf_after.png").read_bytes())
+    store.put("photos/cover.jpg", (pictures / COVER).read_bytes())
     sent = other_app.send_task(
         "visionq.run",
         kwargs={
             "task": {
-                "kind": "ask",
-                "question": "What?",
-                "images": [{"ref": "photos/shelf.png"}],
-                "options": {"max_new_tokens": 3},
+                "kind": "ocr",
+                "question": "Title and author?",
+                "images": [{"ref": "photos/cover.jpg"}],
+                "options": {"max_new_tokens": 60},
             }
         },
-        queue="service.bulk",
+        queue=f"{POCKET_NAMESPACE}.bulk",
     )
     value = sent.get(timeout=SECONDS)
-    status = service.status(sent.id)
-    assert (status.state, status.kind) == (State.SUCCESS, "ask")
-    assert service.result(sent.id, 0).text == value["text"]
+    status = pocket.status(sent.id)
+    assert (status.state, status.kind) == (State.SUCCESS, "ocr")
+    assert value["text"] == COVER_ANSWER
+    assert pocket.result(sent.id, 0).text == COVER_ANSWER
     assert json.loads(store.get(f"results/{sent.id}.json"))["task_id"] == sent.id

@@ -9,8 +9,6 @@ from visionq_worker.pocket.world.samples import Sample
 
 EVALUATED = LEVELS[2]
 """What `make eval-pocket` and the tests of answers draw; the level after it is all of the world."""
-NOT_TAUGHT = {"document"}
-"""Sorts that the shipped weights have hardly been taught."""
 
 
 def png_files(drawn: Sample) -> list[bytes]:

@@ -37,6 +37,11 @@ def asked_of_kind(kind: str) -> Example:
     return replace(one, questions=[question])
 
 
+def with_one_document() -> Example:
+    one = example("document", 0, 0)
+    return replace(one, questions=one.questions[:1])
+
+
 def answers_of(made: Batch) -> list[list[int]]:
     """The tokens of each question's answer."""
     answers: list[list[int]] = [[] for _ in made.sorts]

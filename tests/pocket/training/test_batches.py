@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from uuid import UUID
 
 import pytest
@@ -17,7 +18,7 @@ from visionq_worker.model.small import special_id
 from visionq_worker.pocket.network import NUM_CROPS, SIDE_PX, processor
 from visionq_worker.pocket.text import answer_ids, tokenizer
 from visionq_worker.pocket.training.batches import batch
-from visionq_worker.pocket.training.examples import NOTHING, THINGS, example, shown
+from visionq_worker.pocket.training.examples import FORM_WEIGHT, NOTHING, THINGS, example, shown
 from visionq_worker.pocket.training.lesson import views
 from visionq_worker.pocket.world.level import LONGER_SIDE_PX
 from visionq_worker.pocket.world.samples import SORTS, sample, samples
@@ -116,3 +117,23 @@ def test_edges_of_boxes_hardly_count_and_labels_do() -> None:
     assert not any(letter.isdigit() for letter in heavy)
     (question,) = example("chart", 1, HARD).questions
     assert set(question.weights) == {1.0}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_schema_leaves_no_choice_about_hardly_counts(seed: int) -> None:
+    for drawn, question in zip(
+        samples("document", seed), example("document", seed, HARD).questions, strict=True
+    ):
+        *said, end = zip(question.answer, question.weights, strict=True)
+        assert end == (special_id("end"), FORM_WEIGHT)
+        counted = tokenizer().decode([token for token, weight in said if weight == 1])
+        assert drawn.schema is not None
+        keys, required = [*drawn.value], drawn.schema.get("required", [])
+        expected = ""
+        for number, key in enumerate(keys, 1):
+            may_be_null = "anyOf" in drawn.schema["properties"][key]
+            written = json.dumps(drawn.value[key])
+            expected += f'"{key}": {written}' if may_be_null else written.removeprefix('"')
+            rest = {*keys[number:]}
+            expected += ", " if rest and rest.isdisjoint(required) else ""
+        assert counted == expected

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
 from tests.support.lessons import CPU
-from visionq_worker.pocket.training.batches import FIRST_TRAINING_SEED, Batch, batch
+from visionq_worker.pocket.training.batches import FIRST_TRAINING_SEED, Batch, batch, easier_level
 from visionq_worker.pocket.training.examples import example
 from visionq_worker.pocket.training.supply import MIN_KEPT, Supply
 from visionq_worker.pocket.world.level import LEVELS
@@ -49,6 +51,12 @@ def test_a_supply_gives_what_is_wanted_and_easier_ones() -> None:
     made, _ = supply_of("cover", "table", size=8, level=2, easier=1.0).next()
     assert set(made.sorts) == {"cover", "table"}
     assert set(made.levels) == {0, 1}
+
+
+def test_an_easier_level_is_a_near_one_rather_than_a_far_one() -> None:
+    drawn = Counter(easier_level(Random(seed), 3) for seed in range(700))
+    assert drawn.keys() == {0, 1, 2}
+    assert all(0.7 < drawn[level] / (100 * 2**level) < 1.3 for level in drawn)
 
 
 def test_a_supply_that_may_reuse_gives_fresh_batches_first() -> None:

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch.nn import functional
 
-from tests.support.lessons import CPU, asked_of_kind, pairs, singles, small_model
+from tests.support.lessons import CPU, asked_of_kind, pairs, singles, small_model, with_one_document
 from visionq_worker.model.tiny import tiny_config
 from visionq_worker.pocket.network import NUM_CROPS, is_unused, new_model, processor
 from visionq_worker.pocket.training import state
 from visionq_worker.pocket.training.batches import batch
-from visionq_worker.pocket.training.examples import NUM_CLASSES, example
+from visionq_worker.pocket.training.examples import NUM_CLASSES, Example, example
 from visionq_worker.pocket.training.lesson import Lesson
 from visionq_worker.pocket.training.trainer import NUM_JUDGED, Curriculum, Trainer
 from visionq_worker.pocket.world.level import LEVELS
 from visionq_worker.pocket.world.samples import sample
 
 
-def test_an_answer_with_other_edges_is_right() -> None:
-    """As the evaluation has it, which looks at the labels."""
-    made = batch([asked_of_kind("detect")])
+@pytest.mark.parametrize("one", [asked_of_kind("detect"), with_one_document()])
+def test_an_answer_with_other_edges_or_of_other_form_is_right(one: Example) -> None:
+    """As the evaluation has it, which looks at labels and at values."""
+    made = batch([one])
     (asked,) = made.asked
     lesson = Lesson(small_model())
     said = functional.one_hot(asked.answers, 576).float()
     classes = torch.zeros(5, 576, NUM_CLASSES)
-    is_edge = asked.weights < 1
-    other_edges, other_label = said.roll(1, dims=1), said.clone()
-    other_edges[~is_edge] = said[~is_edge]
-    other_label[0] = 1 - said[0]
+    is_judged = asked.weights == 1
+    other_form, other_value = said.roll(1, dims=1), said.clone()
+    other_form[is_judged] = said[is_judged]
+    first = int(is_judged.nonzero()[0])
+    other_value[first] = 1 - said[first]
     rights = [
         lesson.outcome(scores, classes, made).right.tolist()
-        for scores in (said, other_edges, other_label)
+        for scores in (said, other_form, other_value)
     ]
     assert rights == [[True], [True], [False]]
 
@@ -41,7 +44,7 @@ def test_what_the_lesson_scores_is_what_the_model_would_say() -> None:
     """The likeliest tokens after each part of an answer, by the model's own forward."""
     model = small_model()
     examples = [example("cover", 1, 0), example("document", 2, 0)]
-    scores, answers = [], []
+    scores, answers, counts = [], [], []
     with torch.no_grad():
         outcome = Lesson(model)(batch(examples))
         for one, (sort, seed) in zip(examples, (("cover", 1), ("document", 2)), strict=True):
@@ -55,10 +58,12 @@ def test_what_the_lesson_scores_is_what_the_model_would_say() -> None:
                 ).logits[0]
                 scores.append(said[-len(question.answer) - 1 : -1])
                 answers.append(torch.tensor(question.answer))
+                counts.append(torch.tensor(question.weights))
     assert len(answers) > len(examples), "some have a picture in common"
-    wanted, said = torch.cat(answers), torch.cat(scores)
-    torch.testing.assert_close(outcome.answer_loss, functional.cross_entropy(said, wanted))
-    errors = (said.argmax(dim=1) != wanted).float().mean()
+    wanted, said, weights = torch.cat(answers), torch.cat(scores), torch.cat(counts)
+    losses = functional.cross_entropy(said, wanted, reduction="none")
+    torch.testing.assert_close(outcome.answer_loss, (losses * weights).sum() / weights.sum())
+    errors = (said.argmax(dim=1) != wanted)[weights == 1].float().mean()
     torch.testing.assert_close(outcome.token_errors, errors)
     assert outcome.right.tolist() == [False] * len(answers)
 

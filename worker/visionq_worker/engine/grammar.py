@@ -31,9 +31,18 @@ FORM: JsonCompileOptions = {
     "json_allowed_escapes": 'nrbtf\\"',
 }
 
+FREELY_CUT = '%llguidance {"no_forcing": true}\nstart: %json '
+"""Before a schema: any tokens that say the text, where there is but one text to be said. The
+library would take those that the tokenizer makes of it."""
+
 
 class Grammars:
-    """Grammars over one vocabulary. Any thread."""
+    """Grammars over one vocabulary. Any thread.
+
+    Of a tokenizer with merges, the text that a schema prescribes has the tokens it would have in a
+    prompt, as the model has seen it. Without them it is the model that chooses: a prompt is single
+    characters then, and phrases are for answers alone.
+    """
 
     def __init__(
         self, tokenizer: Tokenizer, *, stop_token_ids: Iterable[int], num_vocabulary: int
@@ -43,10 +52,15 @@ class Grammars:
         self._tokens = llguidance.LLTokenizer(
             _description(tokenizer), n_vocab=num_vocabulary, eos_token=sorted(stop_token_ids)
         )
+        self._has_merges = bool(json.loads(tokenizer.to_str())["model"]["merges"])
 
     def mask(self, schema: Mapping[str, object]) -> SchemaMask:
         """The mask of one answer. Raises `RequestInvalid` for a schema that nothing fits."""
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(dict(schema), overrides=FORM)
+        if self._has_merges:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(dict(schema), overrides=FORM)
+        else:
+            written = json.dumps({**schema, "x-guidance": FORM})
+            grammar = llguidance.LLMatcher.grammar_from_lark(FREELY_CUT + written)
         limits = llguidance.LLParserLimits(verbose_errors=False)
         matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=limits)
         if matcher.is_error():

@@ -37,6 +37,19 @@ PHRASES = (
     "]}]",
     *COLOURS,
     *SHAPES,
+    # Keys of documents. Each says what to look for next, as "Title: " does, or that it is not
+    # there. Ids are places in this tuple, and shipped weights have them: new phrases come last.
+    '"title": "',
+    '"author": "',
+    '"largest": "',
+    '"value": ',
+    "null",
+    '"author": null',
+    '"largest": null',
+    '"value": null',
+    '"year": null',
+    '"price": null',
+    '"publisher": null',
 )
 _PARTS = re.compile(
     "|".join(re.escape(phrase) for phrase in sorted(PHRASES, key=len, reverse=True)) + "|.",
@@ -54,13 +67,19 @@ def answer_ids(answer: str) -> list[int]:
     """The tokens that say exactly this, in as few steps as there are phrases for."""
     vocabulary = _vocabulary()
     ids: list[int] = []
-    for part in _PARTS.findall(answer):
+    for part in answer_parts(answer):
         written = part.replace(" ", SPACE)
         if written in vocabulary:
             ids.append(vocabulary[written])
         else:
             ids += [vocabulary[f"<0x{byte:02X}>"] for byte in part.encode()]
     return ids
+
+
+def answer_parts(answer: str) -> list[str]:
+    """What each token of `answer_ids` says; of a character without one, all its bytes together."""
+    parts: list[str] = _PARTS.findall(answer)
+    return parts
 
 
 def is_digit(token: int) -> bool:

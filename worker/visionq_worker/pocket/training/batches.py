@@ -193,5 +193,11 @@ class Batches(IterableDataset[Batch]):
         (sort,) = choose.choices([*self._sorts], [*self._sorts.values()])
         level: int = self._level.value
         if level and choose.random() < self._easier:
-            level = choose.randrange(level)
+            level = easier_level(choose, level)
         return example(sort, seed, level)
+
+
+def easier_level(choose: Random, level: int) -> int:
+    """One below, the nearer the oftener: each comes twice as often as the one before it."""
+    (easier,) = choose.choices(range(level), [2**number for number in range(level)])
+    return easier

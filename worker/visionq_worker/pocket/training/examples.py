@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +16,7 @@ from visionq_worker.model.geometry import PATCH_PX, TILE_PX
 from visionq_worker.model.pixels import Picture
 from visionq_worker.model.small import special_id
 from visionq_worker.pocket.network import GRID, NUM_CROPS, SIDE_PX, processor
-from visionq_worker.pocket.text import CHARACTERS, answer_ids, is_digit
+from visionq_worker.pocket.text import CHARACTERS, answer_ids, answer_parts, is_digit
 from visionq_worker.pocket.world.level import LEVELS
 from visionq_worker.pocket.world.samples import Sample, samples
 from visionq_worker.pocket.world.scenes import COLOURS, SHAPES
@@ -38,6 +40,10 @@ NUM_VIEWS = GRID.num_tiles
 BOX_WEIGHT = 0.005
 """Of a digit of a box beside any other token. Edges are hardly ever known to the thousandth: at
 full weight they were nine tenths of the loss of a batch, and what else it had to say was lost."""
+
+FORM_WEIGHT = 0.1
+"""Of a token of a document that its schema holds the model to, beside those of its values. Not
+zero: a key may be written letter by letter, too, and its phrase should be taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +96,36 @@ def example(sort: str, seed: int, level: int) -> Example:
 
 def _question(drawn: Sample, prompt: list[int]) -> Question:
     answer = [*answer_ids(drawn.answer), special_id("end")]
-    weights = [_weight(drawn.kind, token) for token in answer]
+    if drawn.schema is None:
+        weights = [_weight(drawn.kind, token) for token in answer]
+    else:
+        weights = [*_weights_of_document(drawn), FORM_WEIGHT]
+        assert len(weights) == len(answer), "JSON is ASCII: one token is one part"
     return Question(drawn.kind, prompt, answer, weights)
 
 
 def _weight(kind: str, token: int) -> float:
     """No label has a digit."""
     return BOX_WEIGHT if kind == "detect" and is_digit(token) else 1.0
+
+
+def _weights_of_document(drawn: Sample) -> list[float]:
+    """Per token of its answer, without the end."""
+    assert drawn.schema is not None
+    keys, required = [*drawn.value], drawn.schema.get("required", [])
+    counts = [False]
+    for number, key in enumerate(keys, 1):
+        written = json.dumps(drawn.value[key])
+        opening = written.startswith('"')
+        # A key's token says whether there is a value, where there may be none; else it is form.
+        may_be_null = "anyOf" in drawn.schema["properties"][key]
+        counts += [False] * len(f"{json.dumps(key)}:") + [may_be_null] * (1 + opening)
+        counts += [True] * (len(written) - opening)
+        may_end = not any(other in required for other in keys[number:])
+        counts += [may_end] * len(", ") if number < len(keys) else [False]
+    assert len(counts) == len(drawn.answer)
+    ends = accumulate(len(part) for part in answer_parts(drawn.answer))
+    return [1.0 if counts[end - 1] else FORM_WEIGHT for end in ends]
 
 
 def shown(canvas: Canvas) -> NDArray[np.int64]:

@@ -30,9 +30,10 @@ NOTHING_WEIGHT = 0.1
 class Outcome:
     """Of one batch. `right`: per task, whether every token of its answer was the likeliest.
 
-    Generation that takes the likeliest token writes the whole answer exactly then, but for the
-    edges of boxes, which are not judged. `token_errors` is the share of the judged tokens,
-    `patch_errors` that of the patches which show something.
+    Generation that takes the likeliest token writes the whole answer exactly then, but for what is
+    not judged: edges of boxes, and the form of documents, which the engine holds it to.
+    `token_errors` is the share of the judged tokens, `patch_errors` that of the patches which show
+    something.
     """
 
     answer_loss: torch.Tensor
@@ -105,7 +106,7 @@ class Lesson(nn.Module):
             torch.cat([getattr(asked, name) for asked in batch.asked])
             for name in ("answers", "tasks", "weights")
         )
-        is_judged = (weights == 1).float()  # all but the edges of boxes
+        is_judged = (weights == 1).float()  # no edge of a box, and no form of a document
         shown, classes = batch.shown.flatten(), classes.flatten(0, 1)
         is_wrong = (scores.argmax(dim=1) != answers).float() * is_judged
         num_wrong = is_wrong.new_zeros(len(batch.sorts)).index_add(0, tasks, is_wrong)
