@@ -14,19 +14,17 @@ import jsonschema
 import pytest
 
 from tests.engine.rig import open_rig, text_inputs
+from tests.support.pocket import pocket_grammars
 from tests.support.random_schemas import random_schema
 from tests.support.tiny import tiny_model
 from visionq.schemas import strict_schema
 from visionq_worker.documents import read_document
-from visionq_worker.engine.grammar import Grammars
 from visionq_worker.engine.request import Request
 from visionq_worker.model.small import special_id
 from visionq_worker.pocket.text import tokenizer
 
 MAX_NEW_TOKENS = 6_000
 """Random weights end no string and no list of themselves, but only where its limit is reached."""
-
-NUM_POCKET_TOKENS = 576
 
 Validator = jsonschema.Draft202012Validator
 
@@ -69,10 +67,9 @@ def test_documents_fit_where_the_tokens_are_freely_chosen() -> None:
     """The pocket model's tokenizer has no merges; its grammar is built another way."""
     random = Random(5)
     end = special_id("end")
-    grammars = Grammars(tokenizer(), stop_token_ids=[end], num_vocabulary=NUM_POCKET_TOKENS)
     for _ in range(20):
         schema = random_schema(random)
-        mask = grammars.mask(strict_schema(schema))
+        mask = pocket_grammars().mask(strict_schema(schema))
         said: list[int] = []
         while (token := random.choice(mask.allowed(said).nonzero()[:, 0].tolist())) != end:
             said.append(token)

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from tests.engine.rig import open_rig, text_inputs
+from tests.support.pocket import pocket_grammars
 from tests.support.tiny import tiny_model
 from visionq.schemas import strict_schema
 from visionq_worker.engine.errors import RequestFailed, RequestInvalid
 from visionq_worker.engine.grammar import GrammarFailed, Grammars, SchemaMask
 from visionq_worker.engine.reference import ReferenceEngine
 from visionq_worker.engine.request import Request
-from visionq_worker.model.small import special_id
-from visionq_worker.pocket.text import answer_ids, tokenizer
+from visionq_worker.pocket.text import answer_ids
 
 BOOK = {
     "type": "object",
@@ -40,11 +40,6 @@ def grammars() -> Grammars:
 
 def mask(schema: dict[str, Any]) -> SchemaMask:
     return grammars().mask(strict_schema(schema))
-
-
-def pocket_grammars() -> Grammars:
-    """Over a tokenizer without merges."""
-    return Grammars(tokenizer(), stop_token_ids=[special_id("end")], num_vocabulary=576)
 
 
 def byte_ids(text: str) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import llguidance
 import numpy as np
@@ -49,10 +49,11 @@ class Grammars:
     ) -> None:
         """Takes half a second for 32,000 tokens."""
         self._num_vocabulary = num_vocabulary
+        description = _description(tokenizer)
+        self._has_merges = bool(description["model"]["merges"])
         self._tokens = llguidance.LLTokenizer(
-            _description(tokenizer), n_vocab=num_vocabulary, eos_token=sorted(stop_token_ids)
+            json.dumps(description), n_vocab=num_vocabulary, eos_token=sorted(stop_token_ids)
         )
-        self._has_merges = bool(json.loads(tokenizer.to_str())["model"]["merges"])
 
     def mask(self, schema: Mapping[str, object]) -> SchemaMask:
         """The mask of one answer. Raises `RequestInvalid` for a schema that nothing fits."""
@@ -99,20 +100,20 @@ class SchemaMask:
         return torch.from_numpy(bits[: self._num_vocabulary].view(np.bool_))
 
 
-def _description(tokenizer: Tokenizer) -> str:
+def _description(tokenizer: Tokenizer) -> dict[str, Any]:
     """As in tokenizer.json, but no text of a document is ever an added token's.
 
     They are named with a control character, which documents only hold escaped. Under their own
     names, the library would write the text `</s>` with the stop token, and the answer ended there.
     """
-    description = json.loads(tokenizer.to_str())
+    description: dict[str, Any] = json.loads(tokenizer.to_str())
     model = description["model"]
     names = {token["content"]: f"\0{token['id']}" for token in description["added_tokens"]}
     for token in description["added_tokens"]:
         token.update(content=names[token["content"]], special=True)
     model["vocab"] = {names.get(text, text): number for text, number in model["vocab"].items()}
     model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
-    return json.dumps(description)
+    return description
 
 
 class GrammarFailed(Exception):
