@@ -19,7 +19,8 @@ from visionq_worker.engine.request import Handle, Request
 from visionq_worker.pocket.world.samples import Sample, sample, samples
 
 SORTS_SAID_ONE_WAY = ("cover", "chart", "table", "pair")
-"""A scene's shapes may be listed in any order, and what a document has nothing for be left out."""
+"""A scene's shapes may be listed in any order, what a document has nothing for may be left out, and
+of a line chart's lower values too many are misread to compare the whole text."""
 FIRST_SEED = 710_000
 """Never trained on."""
 NUM_OF_A_SORT = 2

@@ -49,13 +49,13 @@ class Tally:
 def is_right(drawn: Sample, text: str, value: Any) -> bool:
     """Whether the answer says what was asked for, by sort:
 
-    cover: title and author, or all its lines; chart: its title, its largest bar and that one's
-    value; table: every cell; scene: the shapes with their colours; pair: which thing has changed;
-    document: every fact, and of what the picture does not say null or, where its schema allows
-    that, nothing.
+    cover: title and author, or all its lines; chart and line-chart: its title, which bar or point
+    is the largest, and that one's value; table: every cell; scene: the shapes with their colours;
+    pair: which thing has changed; document: every fact, and of what the picture does not say null
+    or, where its schema allows that, nothing.
     """
     match drawn.sort:
-        case "chart":
+        case "chart" | "line-chart":
             told = drawn.value
             end = f"The largest is {told['largest']} with {told['value']}."
             return text.startswith(f"{told['title']}. ") and text.endswith(end)

@@ -25,10 +25,18 @@ from visionq_worker.pocket.world.samples import SORTS, sample
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 SECONDS = 60.0
-FIRST_SEED = 700_002
+FIRST_SEED = 720_000
 """Neither trained on nor part of the evaluation."""
 NUM_ASKED = 4
-FEWEST_RIGHT = {"cover": 3, "chart": 3, "table": 3, "scene": 2, "pair": 3, "document": 3}
+FEWEST_RIGHT = {
+    "cover": 3,
+    "chart": 3,
+    "line-chart": 3,
+    "table": 3,
+    "scene": 2,
+    "pair": 3,
+    "document": 3,
+}
 """Of those, well below what is measured on many more (`make eval-pocket`)."""
 
 

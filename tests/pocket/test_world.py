@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from itertools import pairwise
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from visionq.kinds import BUILTIN_KINDS
 from visionq.schemas import strict_schema
 from visionq_worker.documents import read_document
 from visionq_worker.outputs import parse
+from visionq_worker.pocket.world.charts import FLOOR_PX, POINT_PX, draw_line_chart
 from visionq_worker.pocket.world.documents import FIELDS, NUM_ASKED
 from visionq_worker.pocket.world.fonts import BUILT_IN, faces, font, size_for
-from visionq_worker.pocket.world.level import LEVELS, LONGER_SIDE_PX, Level
+from visionq_worker.pocket.world.level import HARDEST, LEVELS, LONGER_SIDE_PX, Level
 from visionq_worker.pocket.world.samples import SORTS, Sample, sample, samples
 
 SEEDS = range(6)
@@ -38,7 +40,8 @@ def test_more_is_asked_about_a_picture_where_there_is_another_answer() -> None:
         for sort in SORTS
     }
     assert asked["cover"] == {("ocr", "ocr")}
-    assert asked["chart"] == {("analyze",)}, "in other words, with the same answer"
+    for sort in ("chart", "line-chart"):
+        assert asked[sort] == {("analyze",)}, "in other words, with the same answer"
     assert asked["scene"] == {("describe",), ("describe", "detect")}, "no boxes where it is turned"
     assert max(len(kinds) for kinds in asked["document"]) == NUM_ASKED
 
@@ -158,6 +161,42 @@ def test_the_answer_about_a_chart_names_the_largest_bar() -> None:
         heights = [mark.box[3] - mark.box[1] for mark in bars]
         listed = drawn.answer.split(". ")[-2].split(", ")
         assert listed[int(np.argmax(heights))] == f"{drawn.value['largest']} {drawn.value['value']}"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_line_chart_shows_what_its_answer_says(seed: int) -> None:
+    """Labels and values in their order, and one line through points as high as the values."""
+    drawn = draw_line_chart(Random(seed), HARDEST)  # neither turned nor noisy
+    (canvas,), told = drawn.canvases, drawn.asked[0].value
+    listed = [entry.split() for entry in drawn.asked[0].answer.split(". ")[1].split(", ")]
+    letters = iter(canvas.marks)
+    assert "".join(next(letters).what for _ in told["title"].replace(" ", "")) == told[
+        "title"
+    ].replace(" ", "")
+    middles, bottoms = [], []
+    for label, value in listed:
+        digits = [next(letters) for _ in value]
+        assert "".join(mark.what for mark in digits) == value
+        assert "".join(next(letters).what for _ in label) == label
+        middles.append((digits[0].box[0] + digits[-1].box[2]) / 2)
+        bottoms.append(max(mark.box[3] for mark in digits))
+    values = [int(value) for _, value in listed]
+    largest = values.index(max(values))
+    assert listed[largest] == [told["largest"], str(told["value"])]
+    pixels = np.asarray(canvas.image)
+    below = (pixels[round(bottoms[largest]) + 2 :, round(middles[largest])] != canvas.ground).any(
+        axis=1
+    )
+    highest = round(bottoms[largest]) + 2 + int(below.argmax()) + POINT_PX
+    points = [
+        (x, FLOOR_PX - (FLOOR_PX - highest) * value / max(values))
+        for x, value in zip(middles, values, strict=True)
+    ]
+    colour = pixels[highest, round(middles[largest])]
+    between = [((a + c) / 2, (b + d) / 2) for (a, b), (c, d) in pairwise(points)]
+    for x, y in [*points, *between]:
+        near = pixels[round(y) - 8 : round(y) + 9, round(x)]
+        assert (near == colour).all(axis=1).any(), (x, y)
 
 
 @pytest.mark.parametrize("face", faces())

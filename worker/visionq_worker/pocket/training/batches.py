@@ -32,8 +32,9 @@ FIRST_TRAINING_SEED = 1_000_000
 SINGLE_SORTS: Mapping[str, float] = {
     "cover": 0.25,
     "chart": 0.05,
-    "table": 0.15,
-    "scene": 0.4,
+    "line-chart": 0.1,
+    "table": 0.1,
+    "scene": 0.35,
     "document": 0.15,
 }
 """How often each sort of one picture comes. A document's prompt has its schema in it, 600 tokens

@@ -27,7 +27,7 @@ PATCH_WEIGHT = 1.0
 PAIR_WEIGHT = 0.5
 """Of a batch of pairs beside one of single pictures."""
 
-LETTER_SORTS = frozenset({"cover", "chart", "table", "document"})
+LETTER_SORTS = frozenset({"cover", "chart", "line-chart", "table", "document"})
 """Sorts by whose answers the next level is judged."""
 NUM_JUDGED = 1000
 GOOD_ENOUGH = 0.5

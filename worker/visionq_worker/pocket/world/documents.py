@@ -1,4 +1,4 @@
-"""Covers and charts asked for by a schema: some facts of theirs, as a JSON document."""
+"""Covers and bar charts asked for by a schema: some facts of theirs, as a JSON document."""
 
 from __future__ import annotations
 

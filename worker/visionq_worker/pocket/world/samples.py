@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from visionq_worker.pocket.world.canvas import Canvas
-from visionq_worker.pocket.world.charts import draw_chart
+from visionq_worker.pocket.world.charts import draw_chart, draw_line_chart
 from visionq_worker.pocket.world.covers import draw_cover
 from visionq_worker.pocket.world.documents import draw_document
 from visionq_worker.pocket.world.level import HARDEST, Level
@@ -19,6 +19,7 @@ from visionq_worker.pocket.world.tables import draw_table
 SORTS: Mapping[str, Callable[[Random, Level], Drawn]] = {
     "cover": draw_cover,
     "chart": draw_chart,
+    "line-chart": draw_line_chart,
     "table": draw_table,
     "scene": draw_scene,
     "pair": draw_pair,
