@@ -170,9 +170,8 @@ def test_a_line_chart_shows_what_its_answer_says(seed: int) -> None:
     (canvas,), told = drawn.canvases, drawn.asked[0].value
     listed = [entry.split() for entry in drawn.asked[0].answer.split(". ")[1].split(", ")]
     letters = iter(canvas.marks)
-    assert "".join(next(letters).what for _ in told["title"].replace(" ", "")) == told[
-        "title"
-    ].replace(" ", "")
+    title = told["title"].replace(" ", "")
+    assert "".join(next(letters).what for _ in title) == title
     middles, bottoms = [], []
     for label, value in listed:
         digits = [next(letters) for _ in value]
@@ -184,15 +183,14 @@ def test_a_line_chart_shows_what_its_answer_says(seed: int) -> None:
     largest = values.index(max(values))
     assert listed[largest] == [told["largest"], str(told["value"])]
     pixels = np.asarray(canvas.image)
-    below = (pixels[round(bottoms[largest]) + 2 :, round(middles[largest])] != canvas.ground).any(
-        axis=1
-    )
-    highest = round(bottoms[largest]) + 2 + int(below.argmax()) + POINT_PX
+    # The first thing under the largest value is the upper edge of its point.
+    column, below = round(middles[largest]), round(bottoms[largest]) + 2
+    highest = below + int((pixels[below:, column] != canvas.ground).any(axis=1).argmax()) + POINT_PX
     points = [
         (x, FLOOR_PX - (FLOOR_PX - highest) * value / max(values))
         for x, value in zip(middles, values, strict=True)
     ]
-    colour = pixels[highest, round(middles[largest])]
+    colour = pixels[highest, column]
     between = [((a + c) / 2, (b + d) / 2) for (a, b), (c, d) in pairwise(points)]
     for x, y in [*points, *between]:
         near = pixels[round(y) - 8 : round(y) + 9, round(x)]
