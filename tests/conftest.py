@@ -18,6 +18,10 @@ from visionq.local import LocalServers, LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records, connect
+from visionq_worker.cpu import set_up_cpu
+
+# Before any test module imports torch; the worker processes that tests start inherit it.
+set_up_cpu()
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -144,6 +144,8 @@ class EngineSettings(_Section):
     feature_cache_bytes: int = Field(default=1_073_741_824, ge=0)
     cuda_graphs: bool = True
     hang_seconds: Seconds = 120.0
+    cpu_threads: int | None = Field(default=None, ge=1, le=1024)
+    cpu_wait: Literal["passive", "active"] = "passive"
 
     @field_validator("page_tokens")
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any
 from tests.bench.machine import MAX_DRIFT, RoundTrip, drift, facts, round_trip
 from tests.bench.readings import Reading, table
 from tests.bench.rig import Rig, open_rig
+from visionq_worker.cpu import set_up_cpu
 
 Bars = Mapping[str, Callable[[Rig], Iterable[Reading]]]
 
@@ -22,6 +23,7 @@ NUM_PROBES = 2000
 def run_bench(bars: Bars, *, name: str, about: str | None) -> None:
     """Do what the command line of `python -m name` asks for."""
     wanted = _arguments(sys.argv[1:], bars, name, about)
+    set_up_cpu()  # of both sides of every bar: they run in child processes
     with open_rig(rounds=wanted.rounds, scale=wanted.scale) as rig:
         machine = facts(rig.raw)
         readings: list[Reading] = []

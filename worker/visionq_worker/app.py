@@ -26,6 +26,7 @@ from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names, result_key
 from visionq.settings import Settings, load_settings
 from visionq_worker.celery_parts import Backend, Consumer, Pool
+from visionq_worker.cpu import set_up_cpu
 from visionq_worker.errors import Postponed, StartError
 from visionq_worker.loading import load_engine
 from visionq_worker.service import Service
@@ -93,6 +94,8 @@ def _leave_at_once(*_: object) -> None:
 def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> Celery:
     """The application for these settings. `load` makes the engine, if not the settings' model."""
     check_kombu()
+    if not set_up_cpu(settings.engine.cpu_threads, settings.engine.cpu_wait):
+        log.debug("torch was imported before: engine.cpu_threads and engine.cpu_wait do nothing")
     names = Names(settings.broker.namespace)
     url = settings.broker.url.get_secret_value()
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"

@@ -19,6 +19,7 @@ from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records, connect
 from visionq.settings import Settings
+from visionq_worker.cpu import num_cores
 from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
 from visionq_worker.fetching import Fetcher, UrlRules
@@ -273,7 +274,7 @@ def build_preparation(settings: Settings, engine: Engine) -> Preparation:
         decoding=given.decoding,
         has_fast_decoder=has_fast_decoder(),
         max_bytes=given.max_decode_bytes,
-        max_at_once=settings.worker.preparing or os.cpu_count() or 1,
+        max_at_once=settings.worker.preparing or num_cores(),
     )
 
 
