@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -162,21 +163,39 @@ def test_a_document_survives_preemption() -> None:
     assert sum(completion.num_preemptions for completion in completions) > 0
 
 
-def test_masks_are_computed_while_the_model_runs() -> None:
+def test_masks_are_computed_while_a_device_runs_the_model() -> None:
     """The step waits, before it runs, until the mask of this very step has been asked for."""
     asked = threading.Semaphore(0)
+    threads: set[str] = set()
 
     class Noting:
         def allowed(self, token_ids: Sequence[int]) -> None:
+            threads.add(threading.current_thread().name)
             asked.release()
 
     def wait_for_mask(_step: int, _chunks: Any) -> None:
         assert asked.acquire(timeout=30)
 
-    with open_rig(num_pages=20, before_step=wait_for_mask) as rig:
+    # The engine takes the model for one on a GPU.
+    loaded = replace(tiny_model(), device="cuda")
+    with open_rig(num_pages=20, before_step=wait_for_mask, loaded=loaded) as rig:
         handle = rig.engine.submit(request(rig.engine, logit_mask=Noting(), max_new_tokens=5))
         assert len(handle.result().token_ids) == 5
     assert not asked.acquire(blocking=False)
+    assert len(threads) == 1
+    assert "visionq-engine" not in threads
+
+
+def test_on_a_cpu_the_thread_that_runs_the_model_computes_the_masks() -> None:
+    threads: list[str] = []
+
+    class Noting:
+        def allowed(self, token_ids: Sequence[int]) -> None:
+            threads.append(threading.current_thread().name)
+
+    with open_rig(num_pages=20) as rig:
+        rig.engine.submit(request(rig.engine, logit_mask=Noting(), max_new_tokens=5)).result()
+    assert threads == ["visionq-engine"] * 5
 
 
 def test_without_masks_no_thread_is_started_for_them() -> None:

@@ -89,7 +89,7 @@ class BatchingEngine:
             step_tokens=options.step_tokens,
             num_short=runner.num_short,
         )
-        self._masks = Masks()
+        self._masks = Masks(is_inline=info.device == "cpu")
         self._meter = Meter()
         self._changed = threading.Condition()
         self._inbox: deque[Sequence] = deque()
