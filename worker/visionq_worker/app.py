@@ -104,6 +104,9 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
         _conf(settings),
         task_queues=[Queue(name, routing_key=name) for name in queues],
         task_default_queue=names.queue(Lane.INTERACTIVE),
+        result_backend_transport_options={"global_keyprefix": names.celery_prefix()},
+        control_exchange=names.control_exchange(),
+        event_exchange=names.event_exchange(),
         broker_transport="visionq_worker.transport:Transport",
         broker_transport_options={
             "queue_order_strategy": partial(LaneOrder, bulk_share=settings.worker.bulk_share),
