@@ -382,8 +382,8 @@ class _RetryOnce(Retry):
             raise
 
 
-def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
-    """A client that answers or fails within `timeout_seconds` per try.
+def connect(url: str, *, timeout_seconds: float, gives_text: bool = True) -> redis.Redis:
+    """A client that answers or fails within `timeout_seconds` per try, in text or in bytes.
 
     A connection that died while pooled is replaced once; every script here may safely run twice.
     Raises `SettingsError` for a URL that is none.
@@ -392,7 +392,7 @@ def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
     try:
         client = redis.Redis.from_url(
             url,
-            decode_responses=True,
+            decode_responses=gives_text,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             socket_keepalive=True,
