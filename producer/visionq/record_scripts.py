@@ -72,9 +72,11 @@ return false
 """
 )
 
-# KEYS record, lane, open; ARGV ttl, task, owner, max, id, seconds until a look.
+# KEYS record, lane, open, cancelled; ARGV ttl, task, owner, max, id, seconds until a look, for how
+# long a cancel of an unknown id holds.
 # Returns state, attempt, fence, now, submitted and, if any, what was decided: in one string.
-# A sender that is no visionq client has written no record: it is made here.
+# A sender that is no visionq client has written no record: it is made here. If its task has been
+# cancelled before, it ends here, too, and a reconciler stores its result object.
 START = (
     _NOW
     + _IS_FINAL
@@ -83,7 +85,18 @@ START = (
     + """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state and is_final(state) then return table.concat({state, '0', '0', now, now}, ' ') end
-if not state then redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now) end
+if not state then
+  redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now)
+  local cancelled = redis.call('ZSCORE', KEYS[4], ARGV[5])
+  if cancelled and tonumber(cancelled) >= now - ARGV[7] then
+    redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
+    redis.call('EXPIRE', KEYS[1], ARGV[1])
+    redis.call('ZREM', KEYS[4], ARGV[5])
+    look(KEYS[3], now, ARGV[5], ARGV[1])
+    redis.call('PUBLISH', ARGV[8], 'REVOKED')
+    return table.concat({'REVOKED', '0', '0', now, now}, ' ')
+  end
+end
 local seq = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
 if seq > tonumber(redis.call('HGET', KEYS[2], 'started') or '0') then
   redis.call('HSET', KEYS[2], 'started', seq)
@@ -193,20 +206,36 @@ return 1
 """
 )
 
-# KEYS record, open, lane hashes; ARGV channel, id, ttl, names of the lanes.
-# Returns the state after the request.
+# KEYS record, open, cancelled, lane hashes; ARGV channel, id, ttl, for how long a cancel of an
+# unknown id holds, how many are remembered, names of the lanes.
+# Returns the state after the request. An unknown id may be a foreign sender's, whose message no
+# worker has taken yet: `START` finds the cancel. The oldest go when there are too many, and a clock
+# that was set back leaves none that would hold for longer.
 CANCEL = (
     _NOW
     + _LOOK
     + _UNCOUNT
     + """
+local function remember(cancelled, id, seconds, most)
+  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', cancelled, '(' .. now, '+inf')) do
+    redis.call('ZADD', cancelled, now, ahead)
+  end
+  redis.call('ZADD', cancelled, now, id)
+  redis.call('ZREMRANGEBYSCORE', cancelled, '-inf', '(' .. string.format('%.6f', now - seconds))
+  redis.call('ZREMRANGEBYRANK', cancelled, 0, -1 - most)
+  redis.call('EXPIRE', cancelled, seconds)
+end
+
 local held = redis.call('HMGET', KEYS[1], 'state', 'task', 'result')
 local state, task = held[1], held[2]
-if not state then return 'UNKNOWN' end
+if not state then
+  remember(KEYS[3], ARGV[2], ARGV[4], ARGV[5])
+  return 'UNKNOWN'
+end
 if held[3] then return state end -- an attempt has decided the result: too late
 if state == 'PENDING' or state == 'RETRY' then
-  local lane = cjson.decode(task).lane or ARGV[4]
-  for i = 4, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 1], ARGV[2]) end end
+  local lane = cjson.decode(task).lane or ARGV[6]
+  for i = 6, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 2], ARGV[2]) end end
   redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
   look(KEYS[2], now, ARGV[2], ARGV[3])
   redis.call('PUBLISH', ARGV[1], 'REVOKED')

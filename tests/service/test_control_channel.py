@@ -21,8 +21,10 @@ from tests.conftest import SERVICE_NAMESPACE
 from tests.support.foreign import foreign_app
 from tests.support.waiting import wait_until
 from visionq import Client, State
+from visionq.errors import ObjectMissing
 from visionq.local import LocalUrls
-from visionq.names import Names
+from visionq.names import Names, result_key
+from visionq.objects import ObjectStore
 
 SECONDS = 30.0
 NAMES = Names(SERVICE_NAMESPACE)
@@ -294,3 +296,32 @@ def test_no_control_message_ends_the_worker(
     assert node in other.control.ping(timeout=2)[0], "it is still the same process"
     handle = service.ask(pictures / "shelf_after.png", "What?", max_new_tokens=2)
     assert handle.wait(SECONDS).state is State.SUCCESS
+
+
+@pytest.mark.parametrize("is_by_client", [True, False])
+def test_a_foreign_task_that_was_cancelled_before_any_worker_took_it_ends_revoked(
+    service: Client, other: Celery, store: ObjectStore, is_by_client: bool
+) -> None:
+    """With its result object, and so that its sender sees it; a cancel outruns its message here."""
+    task_id = str(uuid.uuid4())
+    if is_by_client:
+        assert service.cancel(task_id) is State.UNKNOWN
+    else:
+        assert replies(other, "revoke", task_id=task_id) == [{"ok": "cancel of 1 tasks noted"}]
+    task = {"kind": "ask", "question": "What?", "images": [{"ref": "inputs/x"}]}
+    sent = other.send_task(
+        "visionq.run", task_id=task_id, kwargs={"task": task}, queue="service.interactive"
+    )
+    with pytest.raises(TaskRevokedError):
+        sent.get(timeout=SECONDS)
+    assert service.status(task_id).state is State.REVOKED
+    result = wait_until(lambda: stored_result(store, task_id), seconds=SECONDS)
+    assert (result["state"], result["failure"]["code"]) == ("REVOKED", "revoked")
+
+
+def stored_result(store: ObjectStore, task_id: str) -> Any:
+    """The result object, as soon as there is one."""
+    try:
+        return json.loads(store.get(result_key(task_id)))
+    except ObjectMissing:
+        return None
