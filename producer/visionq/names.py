@@ -41,6 +41,10 @@ class Names:
         """The sorted set of tasks that have not ended, by when to look at them next."""
         return f"{self.namespace}:open"
 
+    def clock(self) -> str:
+        """When open tasks were last looked at, to notice that Redis's clock was set back."""
+        return f"{self.namespace}:clock"
+
     def known(self, work_key: str) -> str:
         """Holds the id of the task that was last answered for this work."""
         return f"{self.namespace}:known:{work_key}"

@@ -277,6 +277,7 @@ class Records:
         keys = [self._names.open(), self._names.unacked_index(), self._names.suspects()]
         for lane in LANES:
             keys += [self._names.lane(lane), self._names.queue(lane)]
+        keys.append(self._names.clock())
         args = [self._names.record(""), str(limit), str(LOOK_SECONDS), self._ttl, *LANES]
         found, has_more = self._run(self._due, keys, args)
         return DueTasks(
