@@ -209,7 +209,8 @@ return 1
 )
 
 # KEYS record, open, cancelled, lane hashes; ARGV channel, id, ttl, for how long a cancel of an
-# unknown id holds, how many are remembered, names of the lanes.
+# unknown id holds, how many are remembered, 'remembered' for a request that counts only if it was
+# made before, names of the lanes.
 # Returns the state after the request. An unknown id may be a foreign sender's, whose message no
 # worker has taken yet: `START` finds the cancel. The oldest go when there are too many, and a clock
 # that was set back leaves none that would hold for longer.
@@ -230,14 +231,18 @@ end
 
 local held = redis.call('HMGET', KEYS[1], 'state', 'task', 'result')
 local state, task = held[1], held[2]
-if not state then
+if ARGV[6] == 'remembered' then
+  local at = redis.call('ZSCORE', KEYS[3], ARGV[2])
+  if not state or not at or tonumber(at) < now - ARGV[4] then return state or 'UNKNOWN' end
+  redis.call('ZREM', KEYS[3], ARGV[2])
+elseif not state then
   remember(KEYS[3], ARGV[2], ARGV[4], ARGV[5])
   return 'UNKNOWN'
 end
 if held[3] then return state end -- an attempt has decided the result: too late
 if state == 'PENDING' or state == 'RETRY' then
-  local lane = cjson.decode(task).lane or ARGV[6]
-  for i = 6, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 2], ARGV[2]) end end
+  local lane = cjson.decode(task).lane or ARGV[7]
+  for i = 7, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 3], ARGV[2]) end end
   redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
   look(KEYS[2], now, ARGV[2], ARGV[3])
   redis.call('PUBLISH', ARGV[1], 'REVOKED')

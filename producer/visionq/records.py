@@ -319,10 +319,20 @@ class Records:
         UNKNOWN is remembered for `CANCELLED_SECONDS`: a worker that takes a message with this id
         revokes the task instead of starting it.
         """
+        return self._ask_to_end(task_id, "")
+
+    def cancel_remembered(self, task_id: str) -> State:
+        """The same for a record made of a foreign message, if its id was cancelled before that.
+
+        Only for one that is not started at once: `start` looks by itself.
+        """
+        return self._ask_to_end(task_id, "remembered")
+
+    def _ask_to_end(self, task_id: str, which: str) -> State:
         lanes = [self._names.lane(lane) for lane in LANES]
         keys = [*self._own_keys(task_id), self._names.cancelled(), *lanes]
         args = [self._names.events(task_id), task_id, self._ttl]
-        args += [str(CANCELLED_SECONDS), str(MAX_CANCELLED), *LANES]
+        args += [str(CANCELLED_SECONDS), str(MAX_CANCELLED), which, *LANES]
         return State(self._run(self._cancel, keys, args))
 
     def status(self, task_id: str) -> Status:

@@ -103,6 +103,21 @@ def test_a_clock_that_was_set_back_leaves_no_cancel_that_holds_for_longer(
     assert float(str(score)) <= time() + 1
 
 
+def test_record_of_a_foreign_task_that_starts_later_ends_at_once(
+    client: Client, records: Records
+) -> None:
+    """Its start may be later than the cancel is remembered."""
+    cancelled, other = foreign_task(), foreign_task()
+    client.cancel(cancelled.id)
+    for task in (cancelled, other):
+        records.create(task, delay_seconds=7200)
+        records.cancel_remembered(task.id)
+    assert records.status(cancelled.id).state is State.REVOKED
+    assert records.status(other.id).state is State.PENDING
+    assert [due.verdict for due in records.due(10).tasks] == ["write"]
+    assert records.cancel_remembered(str(uuid.uuid4())) is State.UNKNOWN
+
+
 def test_a_submit_after_the_cancel_is_a_new_wish(
     client: Client, records: Records, raw: redis.Redis, names: Names, key: str
 ) -> None:
