@@ -54,7 +54,7 @@ class ControlChannel:
     def __init__(
         self, client: Redis, names: Names, *, node: str, answers: Mapping[str, Answer]
     ) -> None:
-        """`client` gives bytes; `node` is the worker's name among Celery's."""
+        """`client` gives bytes, and is closed at the end. `node`: the worker's name in Celery."""
         self._redis = client
         self._names = names
         self._node = node
@@ -71,6 +71,11 @@ class ControlChannel:
         self._stopping.set()
 
     def _run(self) -> None:
+        # Only here: redis-py does not bear that a connection is closed under a reader.
+        with contextlib.closing(self._redis):
+            self._listen_on()
+
+    def _listen_on(self) -> None:
         pause = PAUSE_SECONDS
         while not self._stopping.is_set():
             began = monotonic()

@@ -150,7 +150,6 @@ class Service:
         assert self._records is not None, "the service is open"
         timeout = self.settings.broker.timeout_seconds
         client = _connected(self.settings, timeout, gives_text=False)
-        self._closing.callback(client.close)
         names = Names(self.settings.broker.namespace)
         commands = {**answers, "revoke": revoking(self._records.cancel)}
         channel = ControlChannel(client, names, node=node, answers=commands)
