@@ -226,7 +226,10 @@ class Client(_BaseClient["TaskHandle"]):
         return instance(model, self.result(task_id, timeout))
 
     def cancel(self, task_id: str) -> State:
-        """Ask for the end of a task: REVOKED at once if it waits, soon if it runs."""
+        """Ask for the end of a task: REVOKED at once if it waits, soon if it runs.
+
+        UNKNOWN is kept for an hour: a message of another sender with this id ends as REVOKED.
+        """
         return self._submitter.records.cancel(_checked_id(task_id))
 
     def close(self) -> None:

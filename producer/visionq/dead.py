@@ -58,7 +58,10 @@ local function what_forbids_it(state, dead)
   if is_final(state) then return 'final' end
   if not dead then return 'alive' end
   local look = redis.call('ZSCORE', OPEN, ID)
-  if look and tonumber(look) > tonumber(now) then return 'ending' end
+  -- Not later than that, or a clock was set back and nobody has looked since.
+  if look and tonumber(look) > tonumber(now) and look - now <= tonumber(LOOK) then
+    return 'ending'
+  end
 end
 
 local function wait_again(task)

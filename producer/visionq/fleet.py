@@ -24,15 +24,16 @@ REPORT_TTL_SECONDS = 20
 KNOWN_SECONDS = 60.0
 """How long a client goes by what it has found once."""
 
-# KEYS workers; ARGV owner, report, ttl. Who has told nothing for so long is dropped.
+# KEYS workers; ARGV owner, report, ttl. Who has told nothing for so long is dropped. What a clock
+# told that was set back since is believed for as long from now on, and not until then.
 TELL = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
 local told = redis.call('HGETALL', KEYS[1])
 for i = 1, #told, 2 do
-  if tonumber(string.match(told[i + 1], '^%d+')) < now - ARGV[3] then
-    redis.call('HDEL', KEYS[1], told[i])
-  end
+  local at, report = string.match(told[i + 1], '^(%d+) (.*)$')
+  if tonumber(at) < now - ARGV[3] then redis.call('HDEL', KEYS[1], told[i]) end
+  if tonumber(at) > now then redis.call('HSET', KEYS[1], told[i], now .. ' ' .. report) end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 """
@@ -43,7 +44,7 @@ local now = tonumber(redis.call('TIME')[1])
 local reports, waiting = {}, {}
 for _, told in ipairs(redis.call('HVALS', KEYS[1])) do
   local at, report = string.match(told, '^(%d+) (.*)$')
-  if tonumber(at) >= now - ARGV[1] then reports[#reports + 1] = report end
+  if math.abs(now - at) <= tonumber(ARGV[1]) then reports[#reports + 1] = report end
 end
 for i = 2, #KEYS do
   local n = redis.call('HMGET', KEYS[i], 'submitted', 'started')

@@ -41,6 +41,10 @@ class Names:
         """The sorted set of tasks that have not ended, by when to look at them next."""
         return f"{self.namespace}:open"
 
+    def clock(self) -> str:
+        """When open tasks were last looked at, to notice that Redis's clock was set back."""
+        return f"{self.namespace}:clock"
+
     def known(self, work_key: str) -> str:
         """Holds the id of the task that was last answered for this work."""
         return f"{self.namespace}:known:{work_key}"
@@ -80,6 +84,43 @@ class Names:
     def dead_index(self) -> str:
         """The sorted set of those, by the time they were put aside."""
         return f"{self.namespace}:dead-index"
+
+    def cancelled(self) -> str:
+        """The sorted set of ids that were cancelled while nobody knew them, by when that was."""
+        return f"{self.namespace}:cancelled"
+
+    def celery_prefix(self) -> str:
+        """What stands before Celery's own names: nothing in the default namespace.
+
+        There, Celery's tools and applications need no settings; of any other one they are told by
+        `result_backend_transport_options.global_keyprefix`, `control_exchange` and
+        `event_exchange`.
+        """
+        return "" if self.namespace == DEFAULT_NAMESPACE else f"{self.namespace}:"
+
+    def celery_result(self, task_id: str) -> str:
+        """Celery's own result of a task, and the channel on which it is announced."""
+        return f"{self.celery_prefix()}celery-task-meta-{task_id}"
+
+    def control_exchange(self) -> str:
+        """Where Celery's applications send control commands, such as revoke."""
+        return f"{self.celery_prefix()}celery"
+
+    def control_topic(self, database: int) -> str:
+        """The channel on which control commands are published, as kombu names it."""
+        return f"/{database}.{self.control_exchange()}.pidbox"
+
+    def control_reply_exchange(self) -> str:
+        """Where the answers to control commands go."""
+        return f"reply.{self.control_exchange()}.pidbox"
+
+    def control_reply_queue(self, routing_key: str) -> str:
+        """The list in which one who has asked waits for answers."""
+        return f"{routing_key}.{self.control_reply_exchange()}"
+
+    def event_exchange(self) -> str:
+        """Where workers send Celery's events, such as their heartbeats."""
+        return f"{self.celery_prefix()}celeryev"
 
 
 def input_key(content: bytes) -> str:

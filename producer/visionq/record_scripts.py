@@ -72,9 +72,11 @@ return false
 """
 )
 
-# KEYS record, lane, open; ARGV ttl, task, owner, max, id, seconds until a look.
+# KEYS record, lane, open, cancelled; ARGV ttl, task, owner, max, id, seconds until a look, for how
+# long a cancel of an unknown id holds.
 # Returns state, attempt, fence, now, submitted and, if any, what was decided: in one string.
-# A sender that is no visionq client has written no record: it is made here.
+# A sender that is no visionq client has written no record: it is made here. If its task has been
+# cancelled before, it ends here, too, and a reconciler stores its result object.
 START = (
     _NOW
     + _IS_FINAL
@@ -83,7 +85,18 @@ START = (
     + """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state and is_final(state) then return table.concat({state, '0', '0', now, now}, ' ') end
-if not state then redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now) end
+if not state then
+  redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now)
+  local cancelled = redis.call('ZSCORE', KEYS[4], ARGV[5])
+  if cancelled and tonumber(cancelled) >= now - ARGV[7] then
+    redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
+    redis.call('EXPIRE', KEYS[1], ARGV[1])
+    redis.call('ZREM', KEYS[4], ARGV[5])
+    look(KEYS[3], now, ARGV[5], ARGV[1])
+    redis.call('PUBLISH', ARGV[8], 'REVOKED')
+    return table.concat({'REVOKED', '0', '0', now, now}, ' ')
+  end
+end
 local seq = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
 if seq > tonumber(redis.call('HGET', KEYS[2], 'started') or '0') then
   redis.call('HSET', KEYS[2], 'started', seq)
@@ -91,7 +104,9 @@ end
 uncount(KEYS[1], KEYS[2], ARGV[5])
 local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
 local starts = redis.call('HINCRBY', KEYS[2], 'starts', 1)
-if now - window > 10 then
+if now - window < 0 then -- the clock was set back
+  redis.call('HSET', KEYS[2], 'window', now, 'starts', 1)
+elseif now - window > 10 then
   redis.call('HSET', KEYS[2], 'rate', starts / (now - window), 'window', now, 'starts', 0)
 end
 redis.call('EXPIRE', KEYS[2], ARGV[1])
@@ -193,20 +208,41 @@ return 1
 """
 )
 
-# KEYS record, open, lane hashes; ARGV channel, id, ttl, names of the lanes.
-# Returns the state after the request.
+# KEYS record, open, cancelled, lane hashes; ARGV channel, id, ttl, for how long a cancel of an
+# unknown id holds, how many are remembered, 'remembered' for a request that counts only if it was
+# made before, names of the lanes.
+# Returns the state after the request. An unknown id may be a foreign sender's, whose message no
+# worker has taken yet: `START` finds the cancel. The oldest go when there are too many, and a clock
+# that was set back leaves none that would hold for longer.
 CANCEL = (
     _NOW
     + _LOOK
     + _UNCOUNT
     + """
+local function remember(cancelled, id, seconds, most)
+  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', cancelled, '(' .. now, '+inf')) do
+    redis.call('ZADD', cancelled, now, ahead)
+  end
+  redis.call('ZADD', cancelled, now, id)
+  redis.call('ZREMRANGEBYSCORE', cancelled, '-inf', '(' .. string.format('%.6f', now - seconds))
+  redis.call('ZREMRANGEBYRANK', cancelled, 0, -1 - most)
+  redis.call('EXPIRE', cancelled, seconds)
+end
+
 local held = redis.call('HMGET', KEYS[1], 'state', 'task', 'result')
 local state, task = held[1], held[2]
-if not state then return 'UNKNOWN' end
+if ARGV[6] == 'remembered' then
+  local at = redis.call('ZSCORE', KEYS[3], ARGV[2])
+  if not state or not at or tonumber(at) < now - ARGV[4] then return state or 'UNKNOWN' end
+  redis.call('ZREM', KEYS[3], ARGV[2])
+elseif not state then
+  remember(KEYS[3], ARGV[2], ARGV[4], ARGV[5])
+  return 'UNKNOWN'
+end
 if held[3] then return state end -- an attempt has decided the result: too late
 if state == 'PENDING' or state == 'RETRY' then
-  local lane = cjson.decode(task).lane or ARGV[4]
-  for i = 4, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 1], ARGV[2]) end end
+  local lane = cjson.decode(task).lane or ARGV[7]
+  for i = 7, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 3], ARGV[2]) end end
   redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
   look(KEYS[2], now, ARGV[2], ARGV[3])
   redis.call('PUBLISH', ARGV[1], 'REVOKED')
@@ -234,8 +270,8 @@ redis.call('HDEL', KEYS[1], 'owes', 'result')
 redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
-# KEYS open, unacked-index, suspects, then lane hash and queue of each lane; ARGV prefix of records,
-# most, seconds of grace and until the next look, ttl, then each lane's name. Returns
+# KEYS open, unacked-index, suspects, then lane hash and queue of each lane, clock; ARGV prefix of
+# records, most, seconds of grace and until the next look, ttl, then each lane's name. Returns
 # [id, verdict, task]... in JSON, and whether there may be more.
 #
 # Each due task is given to one caller only, since it is due again later. A message is lost when its
@@ -246,15 +282,45 @@ DUE = (
     _NOW
     + _IS_FINAL
     + """
+local now_text = now
 now = tonumber(now)
 local lanes = {}
+
+-- Where the clock was set back since the last look, later looks come sooner by as much.
+local seen = tonumber(redis.call('GET', KEYS[#KEYS]) or '0')
+redis.call('SET', KEYS[#KEYS], now_text, 'EX', ARGV[4])
+if seen > now + 1 then
+  local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now_text, '+inf', 'WITHSCORES')
+  for i = 1, #later, 2 do
+    redis.call('ZADD', KEYS[1], math.max(now, later[i + 1] - (seen - now)), later[i])
+  end
+end
+
+-- A record from before that: its stamps are taken for now, and what is left of its pause is kept.
+local function set_back(record, due, at, since, started)
+  local stamps = {at = tonumber(at or '0'), since = tonumber(since or '0')}
+  stamps.t0 = tonumber(started or '0')
+  local ahead = math.max(stamps.at, stamps.since, stamps.t0) - now
+  if ahead <= 0 then return due, at, since end
+  for name, stamp in pairs(stamps) do
+    if stamp > now then redis.call('HSET', record, name, now_text) end
+  end
+  if due then
+    due = due - ahead
+    redis.call('HSET', record, 'due', string.format('%.6f', due))
+  end
+  return due, math.min(stamps.at, now), since and math.min(stamps.since, now)
+end
+
 -- Since when the oldest message of a queue stands in line; nil when that cannot be told.
 local function front_of(queue)
   local is_json, m = pcall(cjson.decode, redis.call('LINDEX', queue, -1))
   local id = is_json and type(m) == 'table' and type(m.headers) == 'table' and m.headers.id
   if type(id) ~= 'string' then return nil end
-  local since = redis.call('HMGET', ARGV[1] .. id, 'since', 'at')
-  return tonumber(since[1] or since[2] or nil)
+  local stamps = redis.call('HMGET', ARGV[1] .. id, 'since', 'at')
+  local since = tonumber(stamps[1] or stamps[2] or nil)
+  if since and since > now then return nil end -- the clock was set back
+  return since
 end
 
 -- Tasks in line before this time have lost their message. A message may be sent a while after its
@@ -292,9 +358,9 @@ end
 -- What is to be done, and when to look again (nil: never).
 local function judge(id)
   local record = ARGV[1] .. id
-  local names = {'state', 'task', 'claim', 'due', 'dead', 'owes', 'at', 'since', 'strikes'}
+  local names = {'state', 'task', 'claim', 'due', 'dead', 'owes', 'at', 'since', 'strikes', 't0'}
   local r = redis.call('HMGET', record, unpack(names))
-  local state, task, claim, due, dead, owes, at, since, strikes = unpack(r)
+  local state, task, claim, due, dead, owes, at, since, strikes, started = unpack(r)
   local later = now + ARGV[3]
   if not state and not dead then return nil, nil end
   if is_final(state) then
@@ -304,6 +370,7 @@ local function judge(id)
   if dead then return {id, 'bury', task or '{}'}, later end
   if claim and redis.call('ZSCORE', KEYS[2], claim) then return nil, later end
   redis.call('EXPIRE', record, ARGV[4])
+  due, at, since = set_back(record, due, at, since, started)
   local parsed = cjson.decode(task)
   local lane = lanes[parsed.lane or 'interactive']
   local deadline = type(parsed.deadline) == 'number' and parsed.deadline or nil

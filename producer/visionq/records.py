@@ -55,6 +55,10 @@ FULL = "FULL"
 LOOK_SECONDS = 10
 """How long a message may take to follow its record, and how soon a task that may be lost is looked
 at."""
+CANCELLED_SECONDS = 3600
+"""For how long a cancel of an unknown id is remembered."""
+MAX_CANCELLED = 10_000
+"""How many of those are, the newest."""
 MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -199,7 +203,8 @@ class Records:
         """Begin an attempt, unless the task is already final (then the fence is 0)."""
         look = str(LOOK_SECONDS)
         args = [self._ttl, encode_task(task), owner, str(max_new_tokens), task.id, look]
-        reply: str = self._run(self._start, self._keys(task), args)
+        args += [str(CANCELLED_SECONDS), self._names.events(task.id)]
+        reply: str = self._run(self._start, [*self._keys(task), self._names.cancelled()], args)
         state, number, fence, now, submitted, *decided = reply.split(" ", 5)
         return Attempt(
             state=State(state),
@@ -272,6 +277,7 @@ class Records:
         keys = [self._names.open(), self._names.unacked_index(), self._names.suspects()]
         for lane in LANES:
             keys += [self._names.lane(lane), self._names.queue(lane)]
+        keys.append(self._names.clock())
         args = [self._names.record(""), str(limit), str(LOOK_SECONDS), self._ttl, *LANES]
         found, has_more = self._run(self._due, keys, args)
         return DueTasks(
@@ -308,9 +314,25 @@ class Records:
         self._run(self._paid, self._own_keys(task_id), [task_id])
 
     def cancel(self, task_id: str) -> State:
-        """Revoke a waiting task at once, ask for it when it runs. Returns the state after that."""
-        keys = [*self._own_keys(task_id), *(self._names.lane(lane) for lane in LANES)]
-        args = [self._names.events(task_id), task_id, self._ttl, *LANES]
+        """Revoke a waiting task at once, ask for it when it runs. Returns the state after that.
+
+        UNKNOWN is remembered for `CANCELLED_SECONDS`: a worker that takes a message with this id
+        revokes the task instead of starting it.
+        """
+        return self._ask_to_end(task_id, "")
+
+    def cancel_remembered(self, task_id: str) -> State:
+        """The same for a record made of a foreign message, if its id was cancelled before that.
+
+        Only for one that is not started at once: `start` looks by itself.
+        """
+        return self._ask_to_end(task_id, "remembered")
+
+    def _ask_to_end(self, task_id: str, which: str) -> State:
+        lanes = [self._names.lane(lane) for lane in LANES]
+        keys = [*self._own_keys(task_id), self._names.cancelled(), *lanes]
+        args = [self._names.events(task_id), task_id, self._ttl]
+        args += [str(CANCELLED_SECONDS), str(MAX_CANCELLED), which, *LANES]
         return State(self._run(self._cancel, keys, args))
 
     def status(self, task_id: str) -> Status:
@@ -382,8 +404,8 @@ class _RetryOnce(Retry):
             raise
 
 
-def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
-    """A client that answers or fails within `timeout_seconds` per try.
+def connect(url: str, *, timeout_seconds: float, gives_text: bool = True) -> redis.Redis:
+    """A client that answers or fails within `timeout_seconds` per try, in text or in bytes.
 
     A connection that died while pooled is replaced once; every script here may safely run twice.
     Raises `SettingsError` for a URL that is none.
@@ -392,7 +414,7 @@ def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
     try:
         client = redis.Redis.from_url(
             url,
-            decode_responses=True,
+            decode_responses=gives_text,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             socket_keepalive=True,

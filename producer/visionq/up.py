@@ -7,31 +7,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 from visionq.errors import VisionqError
 from visionq.local import LocalServers, LocalUrls
-from visionq.local.process import LAUNCHER
 from visionq.settings import FILE_VARIABLE
-
-LAUNCH = (sys.executable, "-I", "-S", str(LAUNCHER))
-
-STOP_SECONDS = 60.0
-"""What a worker gets to finish its tasks once it was asked to stop."""
+from visionq.worker_processes import WorkerProcesses
 
 
 class WorkerMissing(VisionqError):
     """There is no `visionq-worker` beside this Python: pip install visionq-worker."""
-
-
-class WorkerEnded(VisionqError):
-    """A worker has ended by itself."""
 
 
 def default_state_folder() -> Path:
@@ -52,7 +41,7 @@ def running_service(
     """Servers and workers, started in that order and stopped in reverse.
 
     Workers write to `worker_log`, or to this terminal; they read `settings_file`, or what they
-    would find by themselves, and in any case use these servers.
+    would find by themselves, and in any case use these servers. `Service.check` watches over them.
     """
     with ExitStack() as stack:
         servers = stack.enter_context(LocalServers(state_folder))
@@ -60,27 +49,30 @@ def running_service(
         if settings_file is not None:
             environment[FILE_VARIABLE] = str(settings_file)
         log = stack.enter_context(worker_log.open("wb")) if worker_log else None
-        workers = [
-            stack.enter_context(_running_worker(environment, worker_flags, log))
-            for _ in range(num_workers)
-        ]
-        yield Service(servers, workers)
+        workers = WorkerProcesses(
+            [_find_worker(), "run", *worker_flags],
+            num_workers=num_workers,
+            environment=environment,
+            output=log,
+        )
+        yield Service(servers, stack.enter_context(workers))
 
 
 class Service:
     """A running service: where it listens, and its workers."""
 
-    def __init__(self, servers: LocalServers, workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    def __init__(self, servers: LocalServers, workers: WorkerProcesses) -> None:
         self.urls = servers.urls
         self._servers = servers
         self._workers = workers
 
     def check(self) -> None:
-        """Raise `ServerDied` or `WorkerEnded` when a part of it is gone."""
+        """Start workers that have died again, in the thread that has started the service.
+
+        Raises `ServerDied`, or `WorkerEnded` where starting again does not help.
+        """
         self._servers.check()
-        for worker in self._workers:
-            if worker.poll() is not None:
-                raise WorkerEnded(f"a worker has ended with exit code {worker.returncode}")
+        self._workers.check()
 
 
 def settings_flags(urls: LocalUrls) -> dict[str, dict[str, str]]:
@@ -104,36 +96,6 @@ def settings_environment(urls: LocalUrls) -> dict[str, str]:
         for section, values in settings_flags(urls).items()
         for key, value in values.items()
     }
-
-
-@contextmanager
-def _running_worker(
-    environment: Mapping[str, str], flags: Sequence[str], log: IO[bytes] | None
-) -> Iterator[subprocess.Popen[bytes]]:
-    worker = subprocess.Popen(  # noqa: S603  # our own command
-        # Tied to our life like the servers: left behind, it would keep the GPU, and it would find
-        # the servers of the next `visionq up`.
-        [*LAUNCH, str(os.getpid()), _find_worker(), "run", *flags],
-        env=environment,
-        stdout=log,
-        stderr=log,
-        # Ctrl-C in the terminal is for us: we stop the worker before its servers.
-        start_new_session=True,
-    )
-    try:
-        yield worker
-    finally:
-        _stop(worker)
-
-
-def _stop(worker: subprocess.Popen[bytes]) -> None:
-    if worker.poll() is None:
-        worker.send_signal(signal.SIGTERM)
-    try:
-        worker.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()
 
 
 def call_worker(*arguments: str) -> int:

@@ -20,6 +20,7 @@ from tests.bench.timing import Cost, cpu_seconds
 from tests.bench.worker_main import READY
 from tests.support.waiting import wait_until
 from tests.support.workers import environment
+from visionq.names import Names
 
 WorkerSort = Literal["ours", "bare", "bare-like-ours"]
 
@@ -38,6 +39,11 @@ class Spec:
     @property
     def namespace(self) -> str:
         return f"{self.sort}-{self.concurrency}"
+
+    @property
+    def celery_names(self) -> Names:
+        """Those of Celery's keys; a bare worker's have no prefix."""
+        return Names(self.namespace) if self.sort == "ours" else Names()
 
     @property
     def unacked(self) -> str:
@@ -108,7 +114,7 @@ def cost_of_draining(worker: Worker, raw: redis.Redis, fill: Callable[[], list[s
     acknowledgement: the last thing either sort of worker does. Then it is held still again.
     """
     worker.pause()
-    keys = [f"celery-task-meta-{task_id}" for task_id in fill()]
+    keys = [worker.spec.celery_names.celery_result(task_id) for task_id in fill()]
     wall, cpu = perf_counter(), worker.cpu_seconds()
     worker.resume()
     wait_until(

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 
 import psutil
 import pytest
@@ -196,3 +197,69 @@ def test_up_with_a_wrong_setting_starts_nothing(tmp_path: Path) -> None:
 
 def test_up_with_a_wrong_number_of_workers_is_wrong_usage(tmp_path: Path) -> None:
     assert visionq({}, "--state", tmp_path / "state", "up", "--workers", "0").exit_code == 2
+
+
+def workers_of(up: Up) -> list[psutil.Process]:
+    """The workers that run now, by their command line; not those that are still being launched.
+
+    Nor what a worker starts itself, which is for a moment a copy of it.
+    """
+    found = []
+    for member in psutil.Process(up.process.pid).children():
+        with suppress(psutil.Error):
+            if any(part.endswith("visionq-worker") for part in member.cmdline()[:2]):
+                found.append(member)
+    return found
+
+
+def test_a_killed_worker_is_started_again_and_the_others_stay(tmp_path: Path) -> None:
+    here = ("--state", tmp_path / "state")
+    with started(tmp_path, *here, "up", "--model", "tiny", "--workers", "3") as up:
+        wait_for_servers(up)
+        wait_until(lambda: len(workers_of(up)) == 3, seconds=SECONDS, what="three workers")
+        victim, *others = workers_of(up)
+        victim.kill()
+
+        def is_replaced() -> bool:
+            running = set(workers_of(up))
+            return victim not in running and running > set(others)
+
+        wait_until(is_replaced, seconds=SECONDS, what="another worker in its place")
+        assert "visionq: a worker has ended with signal 9; again in 1 s" in up.stderr.read_text()
+        up.process.send_signal(signal.SIGTERM)
+        family = up.family()
+        assert up.wait() == 0
+        assert_gone(family)
+
+
+def test_up_stops_when_workers_end_five_times_in_a_minute(tmp_path: Path) -> None:
+    """As fast as they come, each is killed while it starts."""
+    with started(tmp_path, "--state", tmp_path / "state", "up", "--model", "tiny") as up:
+        family = wait_for_servers(up)
+        began = monotonic()
+        while up.process.poll() is None and monotonic() - began < SECONDS:
+            for worker in workers_of(up):
+                with suppress(psutil.Error):
+                    worker.kill()
+            sleep(0.05)
+        assert up.wait() == 1
+        assert_gone(family)
+        text = up.stderr.read_text()
+    assert [f"again in {seconds} s" in text for seconds in (1, 2, 4, 8)] == [True] * 4
+    assert text.splitlines()[-1] == (
+        "visionq: workers have ended 5 times within 60 s, the last one with signal 9: "
+        "their output says why"
+    )
+
+
+def test_worker_that_was_told_to_stop_is_not_started_again(tmp_path: Path) -> None:
+    with started(tmp_path, "--state", tmp_path / "state", "up", "--model", "tiny") as up:
+        wait_for_servers(up)
+        [worker] = wait_until(lambda: workers_of(up), seconds=SECONDS)
+        wait_until(lambda: b"ready." in up.stderr.read_bytes(), seconds=SECONDS)
+        worker.terminate()
+        assert up.wait() == 1
+        assert up.stderr.read_text().splitlines()[-2:] == [
+            "visionq: a worker was told to stop, and is not started again",
+            "visionq: all workers were told to stop",
+        ]

@@ -230,7 +230,7 @@ def test_cancelling_a_task_that_was_never_submitted_makes_none(
     client: Client, worker: HandWorker
 ) -> None:
     assert client.cancel(str(uuid.uuid4())) is State.UNKNOWN
-    assert worker.keys() == []
+    assert worker.keys() == [worker.names.cancelled()]
 
 
 def test_cancelling_twice_is_cancelling_once(client: Client, key: str) -> None:

@@ -90,6 +90,10 @@ def test_names_of_queues_keys_and_channels_never_change() -> None:
     assert names.events(TASK_ID) == f"visionq:events:{TASK_ID}"
     assert names.dead() == "visionq:dead"
     assert names.workers() == "visionq:workers"
+    assert names.cancelled() == "visionq:cancelled"
+    assert names.celery_result(TASK_ID) == f"celery-task-meta-{TASK_ID}"
+    assert names.control_exchange() == "celery"
+    assert names.event_exchange() == "celeryev"
 
 
 def test_two_namespaces_share_no_name() -> None:
@@ -99,6 +103,10 @@ def test_two_namespaces_share_no_name() -> None:
     assert names.events(TASK_ID) == f"staging:events:{TASK_ID}"
     assert names.lane("bulk") == "staging:lane:bulk"
     assert names.dead() == "staging:dead"
+    assert names.cancelled() == "staging:cancelled"
+    assert names.celery_result(TASK_ID) == f"staging:celery-task-meta-{TASK_ID}"
+    assert names.control_exchange() == "staging:celery"
+    assert names.event_exchange() == "staging:celeryev"
 
 
 def test_object_keys_never_change() -> None:

@@ -226,7 +226,7 @@ def _look(scene: Scene, slots: Sequence[Slot]) -> Sample:
 
 def _prefixes_of_tasks(names: Names) -> tuple[str, ...]:
     """Of the keys that a task leaves behind until their TTL is over."""
-    return names.record(""), names.known(""), "celery-task-meta-"
+    return names.record(""), names.known(""), names.celery_result("")
 
 
 def _fixed_keys(names: Names) -> set[str]:

@@ -15,8 +15,9 @@ from celery import Celery
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
-from tests.conftest import POCKET_NAMESPACE
+from tests.conftest import POCKET_NAMESPACE, SERVICE_NAMESPACE
 from tests.support.examples import COVER, COVER_ANSWER, COVER_AUTHOR, COVER_TITLE
+from tests.support.foreign import foreign_app
 from tests.support.waiting import wait_until
 from tests.worker.pdf_bytes import A4, lettered, pdf
 from visionq import (
@@ -46,7 +47,13 @@ THREE_JOBS = (
 @pytest.fixture
 def other_app(urls: LocalUrls) -> Celery:
     """Somebody else's Celery application, with nothing of ours in it."""
-    return Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+    return foreign_app(urls, SERVICE_NAMESPACE)
+
+
+@pytest.fixture
+def pocket_app(urls: LocalUrls) -> Celery:
+    """The same beside the worker with the pocket model."""
+    return foreign_app(urls, POCKET_NAMESPACE)
 
 
 def test_page_of_a_pdf_is_answered(service: Client) -> None:
@@ -174,11 +181,11 @@ def test_task_past_its_deadline_expires_while_running(service: Client, pictures:
 
 
 def test_celery_result_of_our_task_holds_text_value_and_key(
-    pocket: Client, other_app: Celery, pictures: Path
+    pocket: Client, pocket_app: Celery, pictures: Path
 ) -> None:
     fields = {"title": str, "author": str}
     handle = pocket.ocr(pictures / COVER, fields=fields)
-    value = AsyncResult(handle.id, app=other_app).get(timeout=SECONDS)
+    value = AsyncResult(handle.id, app=pocket_app).get(timeout=SECONDS)
     document = {"title": COVER_TITLE, "author": COVER_AUTHOR}
     assert value == {
         "result_key": handle.result_key,
@@ -209,10 +216,10 @@ def test_celery_result_of_a_cancelled_task_is_revoked(
 
 
 def test_task_sent_by_a_foreign_celery_app_has_record_and_result(
-    pocket: Client, other_app: Celery, store: ObjectStore, pictures: Path
+    pocket: Client, pocket_app: Celery, store: ObjectStore, pictures: Path
 ) -> None:
     store.put("photos/cover.jpg", (pictures / COVER).read_bytes())
-    sent = other_app.send_task(
+    sent = pocket_app.send_task(
         "visionq.run",
         kwargs={
             "task": {

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import redis
-from celery import Celery
 from kombu.utils.encoding import bytes_to_str
 
+from tests.conftest import SERVICE_NAMESPACE
+from tests.support.foreign import foreign_app
 from tests.support.waiting import wait_until
 from visionq import Client, State
 from visionq.local import LocalUrls
@@ -31,7 +32,7 @@ IMAGE = {"ref": "photos/small.png"}
 def send(urls: LocalUrls, store: ObjectStore, pictures: Path) -> Callable[..., str]:
     """Send a task past our client, so that nothing checks it before the worker does."""
     store.put("photos/small.png", (pictures / "shelf_after.png").read_bytes())
-    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+    app = foreign_app(urls, SERVICE_NAMESPACE)
 
     def send_task(task: Any) -> str:
         return str(app.send_task("visionq.run", kwargs={"task": task}, queue=QUEUE).id)
@@ -194,7 +195,7 @@ def test_options_that_a_worker_of_threads_cannot_carry_out_do_no_harm(
     urls: LocalUrls, service: Client, store: ObjectStore, pictures: Path, options: dict[str, Any]
 ) -> None:
     store.put("photos/small.png", (pictures / "shelf_after.png").read_bytes())
-    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+    app = foreign_app(urls, SERVICE_NAMESPACE)
     task = {"kind": "ocr", "images": [IMAGE], "options": {"max_new_tokens": 1}}
     sent = app.send_task("visionq.run", kwargs={"task": task}, queue=QUEUE, **options)
     wait_until(lambda: service.status(sent.id).is_known, seconds=SECONDS)
@@ -219,7 +220,7 @@ def test_message_is_settled_where_celery_fails_on_what_comes_with_it(
 
 
 def test_celery_id_that_is_no_uuid_fails_without_a_record(service: Client, urls: LocalUrls) -> None:
-    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+    app = foreign_app(urls, SERVICE_NAMESPACE)
     sent = app.send_task("visionq.run", task_id="../../evil", kwargs={"task": {}}, queue=QUEUE)
     wait_until(lambda: sent.state == "FAILURE", seconds=SECONDS)
     assert "not a lower-case UUID" in str(sent.result)

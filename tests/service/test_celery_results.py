@@ -13,8 +13,10 @@ import redis
 from celery.app.task import Context
 from celery.result import AsyncResult
 
+from tests.support.foreign import foreign_app
 from tests.support.waiting import wait_until
 from visionq.local import LocalUrls
+from visionq.names import Names
 from visionq.settings import load_settings
 from visionq_worker import celery_parts
 from visionq_worker.app import build_app
@@ -53,7 +55,12 @@ def app(urls: LocalUrls, user: str, namespace: str) -> Any:
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_result_that_redis_refuses_is_stored_when_it_does_so_no_longer(
-    app: Any, user: str, raw: redis.Redis, caplog: pytest.LogCaptureFixture, request_: Any
+    app: Any,
+    user: str,
+    raw: redis.Redis,
+    names: Names,
+    caplog: pytest.LogCaptureFixture,
+    request_: Any,
 ) -> None:
     task_id = str(uuid.uuid4())
     leases = app.visionq_service.leases
@@ -70,7 +77,7 @@ def test_result_that_redis_refuses_is_stored_when_it_does_so_no_longer(
     storing.join()
     assert AsyncResult(task_id, app=app).result == {"text": "a shelf"}
     assert leases.held == ([CLAIM] if request_ is None else [])
-    assert 0 < raw.ttl(f"celery-task-meta-{task_id}") <= app.conf.result_expires
+    assert 0 < raw.ttl(names.celery_result(task_id)) <= app.conf.result_expires
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
@@ -93,3 +100,33 @@ def test_message_of_a_chord_is_not_settled_with_its_result(app: Any, raw: redis.
     )
     app.backend.store_result(str(uuid.uuid4()), {"text": "a shelf"}, "SUCCESS", request=request)
     assert app.visionq_service.leases.held == [CLAIM]
+
+
+@pytest.mark.parametrize("first", ["visionq", "staging"])
+def test_two_deployments_keep_their_results_of_one_id_apart(
+    urls: LocalUrls, raw: redis.Redis, namespace: str, first: str
+) -> None:
+    """The same idempotency key of the same tenant is the same id in each of them."""
+    task_id = str(uuid.uuid4())
+    for name in (first, namespace):
+        app = build_app(load_settings(broker={"url": urls.broker_url, "namespace": name}))
+        app.backend.store_result(task_id, {"text": f"of {name}"}, "SUCCESS")
+    for name in (first, namespace):
+        theirs = foreign_app(urls, name)
+        assert AsyncResult(task_id, app=theirs).result == {"text": f"of {name}"}
+        assert raw.exists(Names(name).celery_result(task_id))
+
+
+def test_every_key_of_celery_s_backend_has_the_namespace(urls: LocalUrls, namespace: str) -> None:
+    settings = load_settings(broker={"url": urls.broker_url, "namespace": namespace})
+    backend = build_app(settings).backend
+    keys = (
+        backend.get_key_for_task("t"),
+        backend.get_key_for_group("g"),
+        backend.get_key_for_chord("c"),
+    )
+    assert [str(key, "ascii") for key in keys] == [
+        f"{namespace}:celery-task-meta-t",
+        f"{namespace}:celery-taskset-meta-g",
+        f"{namespace}:chord-unlock-c",
+    ]

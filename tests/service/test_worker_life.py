@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 import redis
-from celery import Celery
 from celery.result import AsyncResult
 
+from tests.conftest import SERVICE_NAMESPACE
 from tests.support.addresses import store_address
+from tests.support.foreign import foreign_app
 from tests.support.killing import kill_valkey
 from tests.support.waiting import wait_until
 from tests.support.workers import BIN, READY_SECONDS, environment, running_worker
 from visionq import Client, State
 from visionq.local import LocalServers, LocalUrls
+from visionq.names import Names
 from visionq.objects import ObjectStore
 
 SECONDS = 30.0
@@ -306,10 +308,10 @@ def test_celery_learns_of_a_result_that_was_committed_just_before_a_kill(
     """What is left then: object and record, but no result of Celery's, and the message again."""
     handle = service.ask(pictures / "shelf_after.png", "What?", max_new_tokens=2)
     text = handle.result(SECONDS).text
-    key = f"celery-task-meta-{handle.id}"
+    key = Names(SERVICE_NAMESPACE).celery_result(handle.id)
     wait_until(lambda: raw.exists(key), seconds=SECONDS)
     raw.delete(key)
-    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+    app = foreign_app(urls, SERVICE_NAMESPACE)
     task = {"kind": "ask", "question": "What?", "images": [{"ref": "inputs/x"}]}
     app.send_task(
         "visionq.run", task_id=handle.id, kwargs={"task": task}, queue="service.interactive"

@@ -28,6 +28,7 @@ from visionq.settings import Settings, load_settings
 from visionq_worker.celery_parts import Backend, Consumer, Pool
 from visionq_worker.cpu import set_up_cpu
 from visionq_worker.errors import Postponed, StartError
+from visionq_worker.inspection import answers_of
 from visionq_worker.loading import load_engine
 from visionq_worker.service import Service
 from visionq_worker.transport import LaneOrder, check_kombu
@@ -63,11 +64,12 @@ class ServiceStep(bootsteps.StartStopStep):
         signals.worker_shutdown.connect(self._close, sender=worker, weak=False)
         signals.worker_shutting_down.connect(self._limit_grace, weak=False)
 
-    def start(self, _worker: Any) -> None:
+    def start(self, worker: Any) -> None:
         # Celery notes a SIGTERM and looks at it when it consumes; loading can take minutes.
         finish_later = signal.signal(signal.SIGTERM, _leave_at_once)
         try:
             self._service.open()
+            self._service.listen(worker.hostname, answers_of(worker))
         except StartError as error:
             log.critical("cannot start: %s", error)
             raise SystemExit(EXIT_START) from error
@@ -107,6 +109,9 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
         _conf(settings),
         task_queues=[Queue(name, routing_key=name) for name in queues],
         task_default_queue=names.queue(Lane.INTERACTIVE),
+        result_backend_transport_options={"global_keyprefix": names.celery_prefix()},
+        control_exchange=names.control_exchange(),
+        event_exchange=names.event_exchange(),
         broker_transport="visionq_worker.transport:Transport",
         broker_transport_options={
             "queue_order_strategy": partial(LaneOrder, bulk_share=settings.worker.bulk_share),
@@ -221,7 +226,8 @@ def _conf(settings: Settings) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_hijack_root_logger": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # Celery's revoke would ack a message behind the record's back; cancel is ours.
+        # Celery's revoke would ack a message behind the record's back, and a message that is no
+        # command would end the worker. `control` listens instead.
         "worker_enable_remote_control": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

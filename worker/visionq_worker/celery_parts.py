@@ -28,10 +28,18 @@ REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
-    """Comes back soon after an outage.
+    """Comes back soon after an outage, and listens to no other worker.
 
     Celery's pauses between two tries to connect grow to half a minute, and no setting changes that.
+    Its gossip and mingle, which only flags switch off, hand anybody's messages to the event loop,
+    which does not outlive those that it cannot unpack.
     """
+
+    def __init__(
+        self, *args: Any, worker_options: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        alone = {"without_gossip": True, "without_mingle": True}
+        super().__init__(*args, worker_options={**(worker_options or {}), **alone}, **options)
 
     def ensure_connected(self, conn: Any) -> Any:
         conn.ensure_connection = partial(conn.ensure_connection, **RECONNECT_PAUSES)

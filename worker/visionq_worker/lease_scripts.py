@@ -44,6 +44,10 @@ local function put_aside(id, reason, queue, message)
   redis.call('HSET', DEAD, id, cjson.encode(entry))
   redis.call('HSET', DEAD_MESSAGES, id, message)
   redis.call('ZADD', DEAD_INDEX, now, id)
+  -- After a clock was set back, new ones would be taken for older than those.
+  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', DEAD_INDEX, '(' .. now, '+inf')) do
+    redis.call('ZADD', DEAD_INDEX, now, ahead)
+  end
   local excess = redis.call('ZCARD', DEAD_INDEX) - tonumber(MOST_DEAD)
   if excess > 0 then
     for _, old in ipairs(redis.call('ZRANGE', DEAD_INDEX, 0, excess - 1)) do
@@ -262,9 +266,16 @@ return 0
 
 # More ARGV: seconds of a lease, strikes at which a task is put aside, claims looked at.
 # Returns how many went back, and the tasks put aside.
+# A clock that was set back leaves stamps in the future, and a TTL that is too long. They count from
+# now on: who lives renews its leases in time, and nobody else's hold longer than one lease.
 SWEEP = (
     _HEAD
     + """
+local ahead = redis.call('ZRANGEBYSCORE', INDEX, '(' .. now, '+inf', 'LIMIT', 0, ARGV[7])
+for _, claim in ipairs(ahead) do redis.call('ZADD', INDEX, now, claim) end
+local longest = math.max(2, math.ceil(tonumber(ARGV[5])))
+if redis.call('TTL', DRAINING) > longest then redis.call('EXPIRE', DRAINING, longest) end
+
 local num_back, aside = 0, {}
 local latest = tostring(tonumber(now) - tonumber(ARGV[5]))
 for _, claim in ipairs(redis.call('ZRANGEBYSCORE', INDEX, '-inf', latest, 'LIMIT', 0, ARGV[7])) do

@@ -19,6 +19,7 @@ from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records, connect
 from visionq.settings import Settings
+from visionq_worker.control import ControlChannel, revoking
 from visionq_worker.cpu import num_cores
 from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
@@ -37,10 +38,11 @@ from visionq_worker.throughput import Throughput
 from visionq_worker.waker import BLOCK_SECONDS, Waker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from redis import Redis
 
+    from visionq_worker.control import Answer
     from visionq_worker.engine.request import Engine, EngineInfo
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class Service:
         self._is_stopping = False
         self._closing = ExitStack()
         self._executor: Executor | None = None
+        self._records: Records | None = None
 
     @property
     def executor(self) -> Executor:
@@ -143,6 +146,17 @@ class Service:
 
         return tell
 
+    def listen(self, node: str, answers: Mapping[str, Answer]) -> None:
+        """Take Celery's control commands, once the service is open. `node`: the worker's name."""
+        assert self._records is not None, "the service is open"
+        timeout = self.settings.broker.timeout_seconds
+        client = _connected(self.settings, timeout, gives_text=False)
+        names = Names(self.settings.broker.namespace)
+        commands = {**answers, "revoke": revoking(self._records.cancel)}
+        channel = ControlChannel(client, names, node=node, answers=commands)
+        channel.start()
+        self._closing.callback(channel.stop)
+
     def stop(self) -> int:
         """Claim no more. Returns how many messages are in hand."""
         self._is_stopping = True
@@ -164,7 +178,7 @@ class Service:
         settings = self.settings
         log.debug("the C library is told what to keep: %s", set_up_malloc())
         set_up_pillow(settings.limits.image_formats)
-        records = open_records(settings)
+        records = self._records = open_records(settings)
         undo.callback(records.close)
         store = open_store(settings)
         undo.callback(store.close)
@@ -258,9 +272,10 @@ def _waker(settings: Settings) -> Waker:
     return Waker(client, [names.queue(lane) for lane in Lane])
 
 
-def _connected(settings: Settings, timeout_seconds: float) -> Redis:
+def _connected(settings: Settings, timeout_seconds: float, *, gives_text: bool = True) -> Redis:
+    url = settings.broker.url.get_secret_value()
     try:
-        return connect(settings.broker.url.get_secret_value(), timeout_seconds=timeout_seconds)
+        return connect(url, timeout_seconds=timeout_seconds, gives_text=gives_text)
     except SettingsError as exc:
         raise StartError(f"broker: {exc}") from exc
 

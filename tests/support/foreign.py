@@ -1,0 +1,20 @@
+"""Somebody else's Celery application, with nothing of ours in it but documented settings."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from visionq.local import LocalUrls
+from visionq.names import DEFAULT_NAMESPACE
+
+
+def foreign_app(urls: LocalUrls, namespace: str = DEFAULT_NAMESPACE) -> Celery:
+    """As `docs/senders.md` has it; the default namespace needs no settings."""
+    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
+    if namespace != DEFAULT_NAMESPACE:
+        app.conf.update(
+            result_backend_transport_options={"global_keyprefix": f"{namespace}:"},
+            control_exchange=f"{namespace}:celery",
+            event_exchange=f"{namespace}:celeryev",
+        )
+    return app

@@ -1,0 +1,165 @@
+"""Celery's control channel as far as it is safe: cancelling tasks, and questions about the worker.
+
+Celery's own panel is off: it can stop the worker, change what it consumes and acknowledge messages
+behind their records' backs, and a message that it cannot unpack ends the worker. Here a thread with
+connections of its own listens. `revoke` is our cancel. Questions are answered without the arguments
+of tasks and without settings that may hold a secret (`inspection`). What else Celery knows is
+refused by its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+
+from redis import ConnectionError as RedisConnectionError
+from redis import Redis, RedisError
+
+from visionq.contract import is_task_id
+from visionq.errors import BrokerUnavailable
+from visionq.names import Names
+from visionq_worker.control_messages import BadCommand, Command, read_command, write_reply
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 1.0
+"""How long one wait for a message lasts, and so how long the thread takes to stop."""
+PING_SECONDS = 10.0
+"""After such a silence the connection is asked whether it lives, and after two it is replaced."""
+PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+"""Between tries to subscribe; a user of Redis who may not do so is told that again and again."""
+REPLY_TTL_SECONDS = 60
+"""Of a reply that nobody fetches."""
+MAX_IDS = 1000
+"""Of one revoke: each is a round trip, and others wait for their answers meanwhile."""
+
+Answer = Callable[[Mapping[str, Any]], object]
+
+
+class Refused(Exception):
+    """A command that is not carried out; the text is the answer."""
+
+
+class ControlChannel:
+    """Listens between `start` and `stop`. Nothing that is sent to it ends the worker.
+
+    `answers`: what each command that is carried out says; they run in this channel's thread.
+    """
+
+    def __init__(
+        self, client: Redis, names: Names, *, node: str, answers: Mapping[str, Answer]
+    ) -> None:
+        """`client` gives bytes, and is closed at the end. `node`: the worker's name in Celery."""
+        self._redis = client
+        self._names = names
+        self._node = node
+        self._answers = answers
+        self._topic = names.control_topic(client.connection_pool.connection_kwargs.get("db") or 0)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The thread ends with its current wait, and is not waited for."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        # Only here: redis-py does not bear that a connection is closed under a reader.
+        with contextlib.closing(self._redis):
+            self._listen_on()
+
+    def _listen_on(self) -> None:
+        pause = PAUSE_SECONDS
+        while not self._stopping.is_set():
+            began = monotonic()
+            try:
+                with contextlib.closing(self._subscription()) as subscription:
+                    subscription.subscribe(self._topic)
+                    self._listen(subscription)
+            except (RedisError, OSError) as error:
+                if self._stopping.is_set():
+                    return
+                if monotonic() - began > LONGEST_PAUSE_SECONDS:
+                    pause = PAUSE_SECONDS
+                log.warning("Celery's control channel is away for %g s: %s", pause, error)
+                self._stopping.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _subscription(self) -> Any:
+        return self._redis.pubsub()  # type: ignore[no-untyped-call]
+
+    def _listen(self, subscription: Any) -> None:
+        heard_at, is_asked = monotonic(), False
+        while not self._stopping.is_set():
+            message = subscription.get_message(timeout=TURN_SECONDS)
+            if message is not None:
+                heard_at, is_asked = monotonic(), False
+                if message["type"] == "message":
+                    self.handle(message["data"])
+            elif monotonic() - heard_at > 2 * PING_SECONDS:
+                raise RedisConnectionError("it is silent")
+            elif monotonic() - heard_at > PING_SECONDS and not is_asked:
+                subscription.ping()
+                is_asked = True
+
+    def handle(self, data: bytes) -> None:
+        """Carry out what a message says, and answer. Raises nothing."""
+        try:
+            command = read_command(data, self._node, self._names)
+            if command is not None:
+                self._reply(command, self._carried_out(command))
+        except BadCommand as error:
+            log.warning("a control message is no command: %s", error)
+        except Exception:
+            log.exception("a control message could not be handled")
+
+    def _carried_out(self, command: Command) -> object:
+        answer = self._answers.get(command.method)
+        try:
+            if answer is None:
+                raise Refused(f"visionq refuses the control command {command.method[:80]!r}")
+            return answer(command.arguments)
+        except Refused as error:
+            log.warning("control: %s", error)
+            return {"error": str(error)}
+        except (BrokerUnavailable, RedisError, OSError) as error:
+            log.warning("the control command %s failed: %s", command.method, error)
+            return {"error": "Redis cannot be reached; send the command again"}
+
+    def _reply(self, command: Command, answer: object) -> None:
+        if command.reply_queue is None:
+            return
+        with self._redis.pipeline() as pipe:
+            pipe.lpush(command.reply_queue, write_reply(command, self._node, answer, self._names))
+            pipe.expire(command.reply_queue, REPLY_TTL_SECONDS)
+            pipe.execute()
+
+
+def revoking(cancel: Callable[[str], object]) -> Answer:
+    """The answer to `revoke`, of one id or many: our cancel of each.
+
+    `terminate` and `signal` change nothing: a running task leaves the engine between two tokens,
+    and no thread is killed.
+    """
+
+    def revoke(arguments: Mapping[str, Any]) -> object:
+        given = arguments.get("task_id")
+        ids = given if isinstance(given, list) else [given]
+        if len(ids) > MAX_IDS:
+            raise Refused(f"{len(ids)} ids at once, {MAX_IDS} are allowed")
+        right = [one for one in ids if isinstance(one, str) and is_task_id(one)]
+        for task_id in dict.fromkeys(right):
+            cancel(task_id)
+        log.info("Celery's revoke of %d tasks: %s", len(right), ", ".join(right))
+        if len(right) < len(ids):
+            raise Refused(f"{len(ids) - len(right)} of {len(ids)} ids are no lower-case UUIDs")
+        return {"ok": f"cancel of {len(ids)} tasks noted"}
+
+    return revoke
