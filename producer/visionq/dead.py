@@ -53,7 +53,8 @@ local function is_final(state)
   return state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'EXPIRED'
 end
 
-local function what_forbids_it(state, dead)
+local function what_forbids_it(state, dead, follower)
+  if follower then return 'followed' end
   if not state or (dead and state == 'FAILURE') then return nil end
   if is_final(state) then return 'final' end
   if not dead then return 'alive' end
@@ -85,9 +86,10 @@ end
 local letter, message = redis.call('HGET', DEAD, ID), redis.call('HGET', MESSAGES, ID)
 if not letter or not message then return {'unknown', 'UNKNOWN'} end
 local queue = cjson.decode(letter).queue
-local state, dead, task = unpack(redis.call('HMGET', RECORD, 'state', 'dead', 'task'))
-local forbidden = what_forbids_it(state, dead)
-if forbidden then return {forbidden, state} end
+local held = redis.call('HMGET', RECORD, 'state', 'dead', 'task', 'next')
+local state, dead, task, follower = unpack(held)
+local forbidden = what_forbids_it(state, dead, follower)
+if forbidden then return {forbidden, state or 'UNKNOWN'} end
 task = task or FOUND_TASK
 if task ~= '' then wait_again(task) else redis.call('HDEL', RECORD, 'dead', 'strikes') end
 redis.call('LPUSH', queue, message)
@@ -155,6 +157,7 @@ class Outcome(StrEnum):
     FINAL = "final"
     ALIVE = "alive"
     ENDING = "ending"
+    FOLLOWED = "followed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +181,7 @@ class Replayed:
             Outcome.FINAL: f"the task has ended as {self.state}, which stays",
             Outcome.ALIVE: f"the task is {self.state}: it waits or runs already",
             Outcome.ENDING: "a worker is about to end the task: try again in some seconds",
+            Outcome.FOLLOWED: "the task was submitted again with its idempotency key since then",
         }[self.outcome]
 
 

@@ -12,6 +12,8 @@ A record's fields, short because a record waits in memory with its message:
     tokens     generated so far          max         the most that may be generated
     code, message, retryable             of a failure
     sent       "1" once the message of a task with an idempotency key is known to be out
+    print      of a key's first task: the fingerprint of what the key is for
+    retry_of   the task before it with its key    next   the one after it; of the first: the newest
     store      seconds the result took to be stored
     claim      the claim of its message that was made last (the worker's `leases`)
     strikes    workers that were lost with it            dead  why it was put aside
@@ -31,9 +33,10 @@ whose message should be in a queue stand in the lane's `line`, too, by since whe
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import redis
@@ -43,7 +46,14 @@ from redis.retry import Retry
 
 from visionq import record_scripts
 from visionq.contract import MAX_TASK_BYTES, Failure, Lane, State, Status, Task, dump
-from visionq.errors import BrokerUnavailable, InvalidTask, QueueFull, SettingsError
+from visionq.errors import (
+    BrokerUnavailable,
+    IdempotencyConflict,
+    InvalidTask,
+    QueueFull,
+    SettingsError,
+    VisionqError,
+)
 from visionq.names import Names, result_key
 
 if TYPE_CHECKING:
@@ -51,7 +61,8 @@ if TYPE_CHECKING:
 
 LANES = tuple(Lane)
 NOTHING_STARTED = "0"
-FULL = "FULL"
+FOUND, CONFLICT = "FOUND", "CONFLICT"
+"""What a reply of `CREATE` begins with, where it did not create; the third is FULL."""
 LOOK_SECONDS = 10
 """How long a message may take to follow its record, and how soon a task that may be lost is looked
 at."""
@@ -99,17 +110,48 @@ class DueTasks:
     has_more: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An idempotency key: the id of its first task, and the fingerprint of what it is for."""
+
+    first_id: str
+    fingerprint: str
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A record that was already there when a task was to be created."""
+    """The record that was already there when a task was to be created: the newest of its key.
+
+    `task`: as its record has it, JSON, where its message may not be out.
+    """
 
     state: State
     was_sent: bool
+    task_id: str
+    task: str | None = None
 
     @property
     def needs_message(self) -> bool:
         """Whether the submit that made it may have failed before its message was out."""
         return self.state is State.PENDING and not self.was_sent
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, and not with an answer: a key may be used for another try."""
+        return self.state in (State.FAILURE, State.REVOKED, State.EXPIRED, State.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A task that is to have a record."""
+
+    task: Task
+    delay_seconds: float = 0.0
+    key: Key | None = None
+
+    def as_retry(self) -> New:
+        """The same with an id of its own."""
+        return replace(self, task=replace(self.task, id=str(uuid.uuid4())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,37 +197,61 @@ class Records:
         self._withdraw = client.register_script(record_scripts.WITHDRAW)
         self._status = client.register_script(record_scripts.STATUS)
 
-    def create(self, task: Task, *, delay_seconds: float = 0.0) -> Found | None:
+    def create(
+        self, task: Task, *, delay_seconds: float = 0.0, key: Key | None = None
+    ) -> Found | None:
         """Write the record of a new task. Returns the one already there, or None.
 
         With a delay its message is not to be sent: the reconciler does it when the time has come.
-        Raises `InvalidTask` when the task is too large to travel in a message, and `QueueFull`.
+        Of a key whose newest task `is_over`, that one is returned as long as the new task has the
+        id of the key's first one; with an id of its own it becomes the newest.
+        Raises `InvalidTask` when the task is too large to travel in a message, `QueueFull` and
+        `IdempotencyConflict`.
         """
-        reply = self._run(self._create, self._keys(task), self._new(task, delay_seconds))
-        if full := _full(reply, self._limits):
-            raise full
+        new = New(task, delay_seconds, key)
+        reply = self._run(self._create, self._keys(task, key), self._args(new))
+        if refusal := _refusal(reply, self._limits):
+            raise refusal
         return _found(reply)
 
-    def create_many(
-        self, tasks: Sequence[Task], delays_seconds: Sequence[float]
-    ) -> list[Found | None]:
-        """`create` for many tasks, pipelined: all of them, or none when a `QueueFull` is raised."""
-        with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for task, delay in zip(tasks, delays_seconds, strict=True):
-                self._create(self._keys(task), self._new(task, delay), client=pipe)
-            replies = pipe.execute()
-        refusals = [_full(reply, self._limits) for reply in replies]
-        refusal = next((refusal for refusal in refusals if refusal), None)
-        if refusal is not None:
-            new = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
-            self._take_back(new)
-            raise refusal
-        return [_found(reply) for reply in replies]
+    def create_many(self, all_new: Sequence[New]) -> list[tuple[Task, Found | None]]:
+        """`create` for many tasks, pipelined: all of them, or none when a refusal is raised.
 
-    def _take_back(self, tasks: Sequence[Task]) -> None:
+        Returns each task with what was found; one that is a retry has an id of its own then.
+        """
+        given, replies = list(all_new), self._create_all(all_new)
+        refusal = self._first_refusal(replies)
+        retries = [n for n, reply in enumerate(replies) if (one := _found(reply)) and one.is_over]
+        if retries and refusal is None:
+            for number in retries:
+                given[number] = given[number].as_retry()
+            again = self._create_all([given[number] for number in retries])
+            for number, reply in zip(retries, again, strict=True):
+                replies[number] = reply
+            refusal = self._first_refusal(again)
+        if refusal is not None:
+            made = [new for new, reply in zip(given, replies, strict=True) if reply is None]
+            self._take_back(made)
+            raise refusal
+        return [(new.task, _found(reply)) for new, reply in zip(given, replies, strict=True)]
+
+    def _create_all(self, all_new: Sequence[New]) -> list[Any]:
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for task in tasks:
-                self._withdraw(self._keys(task), [task.id], client=pipe)
+            for new in all_new:
+                self._create(self._keys(new.task, new.key), self._args(new), client=pipe)
+            return pipe.execute()
+
+    def _first_refusal(self, replies: Iterable[Any]) -> VisionqError | None:
+        refusals = (_refusal(reply, self._limits) for reply in replies)
+        return next((refusal for refusal in refusals if refusal), None)
+
+    def _take_back(self, made: Sequence[New]) -> None:
+        """The latest first: of a key's tasks, each then finds the one before it as it was."""
+        with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for new in reversed(made):
+                first_id = [new.key.first_id] if new.key else []
+                keys = self._keys(new.task, new.key)
+                self._withdraw(keys, [new.task.id, *first_id], client=pipe)
             pipe.execute()
 
     def mark_sent(self, task_ids: Iterable[str]) -> None:
@@ -303,6 +369,11 @@ class Records:
         with mapped_errors():
             return bool(self._redis.hexists(self._names.record(task_id), "dead"))
 
+    def is_first_of_key(self, task_id: str) -> bool:
+        """Whether its id follows from an idempotency key, and a client has made the record."""
+        with mapped_errors():
+            return bool(self._redis.hexists(self._names.record(task_id), "print"))
+
     def paid(self, task_id: str) -> None:
         """The result object that the task owed is stored."""
         self._run(self._paid, self._own_keys(task_id), [task_id])
@@ -340,18 +411,21 @@ class Records:
     def close(self) -> None:
         self._redis.close()
 
-    def _keys(self, task: Task) -> list[str]:
-        return [self._names.record(task.id), self._names.lane(task.lane), self._names.open()]
+    def _keys(self, task: Task, key: Key | None = None) -> list[str]:
+        of_task = [self._names.record(task.id), self._names.lane(task.lane), self._names.open()]
+        return of_task if key is None else [*of_task, self._names.record(key.first_id)]
 
     def _own_keys(self, task_id: str) -> list[str]:
         return [self._names.record(task_id), self._names.open()]
 
-    def _new(self, task: Task, delay_seconds: float) -> list[str]:
-        limits = self._limits
+    def _args(self, new: New) -> list[str]:
+        task, limits = new.task, self._limits
         most = [str(limits.max_waiting), str(limits.max_waiting_per_tenant or 0)]
-        look, delay = str(LOOK_SECONDS), f"{delay_seconds:.6f}"
+        look, delay = str(LOOK_SECONDS), f"{new.delay_seconds:.6f}"
         deadline = "" if task.deadline is None else f"{task.deadline:.6f}"
-        return [self._ttl, _encode_new(task), task.id, look, task.tenant, *most, delay, deadline]
+        key = [new.key.first_id, new.key.fingerprint] if new.key else []
+        text = _encode_new(task)
+        return [self._ttl, text, task.id, look, task.tenant, *most, delay, deadline, *key]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
@@ -466,13 +540,20 @@ def _parse(task_id: str, record: Mapping[str, str], started: Mapping[Lane, int])
         store_seconds=_seconds(record, "store"),
         failure=_failure(record),
         result_key=result_key(task_id),
+        retry_of=record.get("retry_of"),
     )
 
 
-def _full(reply: Any, limits: QueueLimits) -> QueueFull | None:
-    """The refusal that a reply of `CREATE` means, if any."""
-    if reply is None or reply[0] != FULL:
+def _refusal(reply: Any, limits: QueueLimits) -> VisionqError | None:
+    """What a reply of `CREATE` refuses, if anything."""
+    if reply is None or reply[0] == FOUND:
         return None
+    if reply[0] == CONFLICT:
+        return IdempotencyConflict(
+            f"the idempotency key is in use for task {reply[1]}, which asks something else: "
+            "use another key, or submit what was submitted before",
+            reply[1],
+        )
     _, what, num_waiting, rate = reply
     most = limits.max_waiting if what == "lane" else limits.max_waiting_per_tenant
     # A twentieth of the queue: long enough to matter, short enough not to leave workers idle.
@@ -488,7 +569,10 @@ def _pin(number: int) -> str:
 
 
 def _found(reply: Any) -> Found | None:
-    return None if reply is None else Found(State(reply[0]), reply[1] == "1")
+    if reply is None or reply[0] != FOUND:
+        return None
+    _, state, sent, task_id, *task = reply
+    return Found(State(state), sent == "1", task_id, task[0] if task else None)
 
 
 def _seconds(record: Mapping[str, str], name: str) -> float | None:

@@ -32,7 +32,9 @@ class SubmitOptions(TypedDict, total=False):
 
     `expires_in_seconds`: no answer is wanted after that. `start_in_seconds`: the task is not
     started before that. `idempotency_key`: the same key of the same tenant is the same task,
-    however often it is submitted. `reuse`: the answer of a task that asked the same will do.
+    however often it is submitted, and a new one only after an end without an answer; with other
+    content it is an `IdempotencyConflict`. `reuse`: an answer to a task that asked the same will
+    do.
     `schema`: JSON Schema, or a pydantic model, that the answer has to fit. `fields`: instead of it,
     names and types of what is to be read; each is None where the picture does not say it.
     """

@@ -6,13 +6,15 @@ other way.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from visionq.broker import Publisher
-from visionq.contract import Result, State, Status, Task, read_result
+from visionq.contract import Result, State, Status, Task, read_result, read_task
 from visionq.errors import InvalidTask, TaskExpired, TaskFailed, TaskRevoked
 from visionq.estimates import Demand, Estimate, demand, estimate
+from visionq.fingerprints import fingerprint
 from visionq.fleet import Fleets
 from visionq.image_sizes import image_size, size_in_hand
 from visionq.image_tokens import num_image_tokens
@@ -20,7 +22,7 @@ from visionq.inputs import ImageArgument, as_reference, upload
 from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
-from visionq.records import QueueLimits, Records, connect
+from visionq.records import Found, Key, New, QueueLimits, Records, connect
 from visionq.submissions import Submission, as_list, draft
 from visionq.watch import Watch
 
@@ -61,30 +63,45 @@ class Submitter:
         self._kinds = parts.kinds
 
     def submit(self, submission: Submission) -> str:
-        delay = submission.delay_seconds
-        task = self._build(submission)
-        found = self.records.create(task, delay_seconds=delay)
-        if (found is None and not delay) or (found and found.needs_message):
-            self._publisher.publish(task)
-            if submission.is_idempotent:
-                self.records.mark_sent([task.id])
-        return task.id
+        """The task's id; with an idempotency key, that of the key's newest task."""
+        new = self._new(submission)
+        found = self._create(new)
+        if found and found.is_over and new.key:
+            new = new.as_retry()
+            found = self._create(new)
+        if message := _message(new, new.task, found):
+            self._publisher.publish(message)
+            if new.key:
+                self.records.mark_sent([message.id])
+        return found.task_id if found else new.task.id
 
     def submit_many(self, submissions: Sequence[Submission]) -> list[str]:
-        delays = [submission.delay_seconds for submission in submissions]
-        tasks = [self._build(submission) for submission in submissions]
-        found = self.records.create_many(tasks, delays)
-        # By id, the first one winning as it does in the record: the same idempotency key may stand
-        # in one call twice.
-        unsent: dict[str, tuple[Task, Submission]] = {}
-        for task, submission, record, delay in zip(tasks, submissions, found, delays, strict=True):
-            if (record is None and not delay) or (record and record.needs_message):
-                unsent.setdefault(task.id, (task, submission))
-        self._publisher.publish_many([task for task, _ in unsent.values()])
-        marked = [task.id for task, submission in unsent.values() if submission.is_idempotent]
-        if marked:
-            self.records.mark_sent(marked)
-        return [task.id for task in tasks]
+        """As `submit`, for each."""
+        all_new = [self._new(submission) for submission in submissions]
+        created = self.records.create_many(all_new)
+        # By id: the same idempotency key may stand in one call twice.
+        unsent: dict[str, Task] = {}
+        keyed = []
+        for new, (task, found) in zip(all_new, created, strict=True):
+            message = _message(new, task, found)
+            if message and message.id not in unsent:
+                unsent[message.id] = message
+                keyed += [message.id] if new.key else []
+        self._publisher.publish_many(list(unsent.values()))
+        if keyed:
+            self.records.mark_sent(keyed)
+        return [found.task_id if found else task.id for task, found in created]
+
+    def _create(self, new: New) -> Found | None:
+        return self.records.create(new.task, delay_seconds=new.delay_seconds, key=new.key)
+
+    def _new(self, submission: Submission) -> New:
+        delay_seconds = submission.delay_seconds
+        task = self._build(submission)
+        if not submission.is_idempotent:
+            return New(task, delay_seconds)
+        kind = find_kind(self._kinds, task.kind)
+        return New(task, delay_seconds, Key(first_id=task.id, fingerprint=fingerprint(task, kind)))
 
     def result(self, status: Status) -> Result:
         """The stored result of a final task. Raises what stands in the way of an answer."""
@@ -139,6 +156,16 @@ class Submitter:
         most = asked.max_image_tokens + asked.min_text_tokens + asked.new_tokens
         if most > context:
             asked.check([_least_tokens(image, asked.num_crops) for image in images], context)
+
+
+def _message(new: New, task: Task, found: Found | None) -> Task | None:
+    """What has to be published: the new task, or what an earlier submit may have left unsent."""
+    if found is None:
+        return None if new.delay_seconds else task
+    if not found.needs_message:
+        return None
+    # As that submit has it: lane, deadline and labels may be others.
+    return task if found.task is None else read_task(json.loads(found.task))
 
 
 def _least_tokens(image: ImageArgument, num_crops: int) -> int | None:
