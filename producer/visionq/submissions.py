@@ -6,7 +6,6 @@ import inspect
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import time
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 from visionq.contract import ImageRef, Lane, Options, Task
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 Images: TypeAlias = ImageArgument | Sequence[ImageArgument]
 
+MAX_SECONDS = 10 * 365 * 24 * 3600
+"""Of any duration: far beyond every use, and no further than a deadline can be written."""
 MAX_DELAY_SECONDS = 24 * 3600
 """Of a delayed start: well within the life of the record, which is all that keeps the task."""
 
@@ -70,12 +71,18 @@ class Submission:
         """From submit to the earliest start. Raises `InvalidTask`."""
         given = self.options or {}
         delay = _seconds("start_in_seconds", given.get("start_in_seconds")) or 0.0
-        expiry = _seconds("expires_in_seconds", given.get("expires_in_seconds"))
+        expiry = self.expiry_seconds
         if expiry is not None and delay >= expiry:
             raise InvalidTask("start_in_seconds must be less than expires_in_seconds")
         if delay > MAX_DELAY_SECONDS:
             raise InvalidTask(f"start_in_seconds must be {MAX_DELAY_SECONDS} at most")
         return delay
+
+    @property
+    def expiry_seconds(self) -> float | None:
+        """From submit to the deadline; None without one. Raises `InvalidTask`."""
+        given = (self.options or {}).get("expires_in_seconds")
+        return _seconds("expires_in_seconds", given)
 
     @property
     def is_idempotent(self) -> bool:
@@ -88,9 +95,10 @@ class Submission:
 
 
 def draft(submission: Submission, images: tuple[ImageRef, ...]) -> Task:
-    """The task of a submission, with those of its images that are stored already.
+    """The task of a submission, with those of its images that are stored already, and no deadline.
 
-    Raises `InvalidTask`: made before the others are uploaded.
+    Raises `InvalidTask`: made before the others are uploaded, and before Redis is asked for its
+    time, by which the deadline goes.
     """
     return _build(submission.kind, images, submission.question, **(submission.options or {}))
 
@@ -101,7 +109,7 @@ def _build(
     question: str | None,
     *,
     lane: Lane | str = Lane.INTERACTIVE,
-    expires_in_seconds: float | None = None,
+    expires_in_seconds: float | None = None,  # noqa: ARG001  # from when on, Redis's clock says
     start_in_seconds: float | None = None,  # noqa: ARG001  # the record's, not the task's
     tenant: str = "default",
     labels: Mapping[str, str] | None = None,
@@ -118,7 +126,6 @@ def _build(
         question=question,
         options=_options(options),
         lane=_lane(lane),
-        deadline=_deadline(expires_in_seconds),
         tenant=tenant,
         labels=_labels(labels),
     )
@@ -165,17 +172,12 @@ def _lane(lane: Lane | str) -> Lane:
         raise InvalidTask(f"no lane {lane!r}; there are {', '.join(Lane)}") from None
 
 
-def _deadline(expires_in_seconds: Any) -> float | None:
-    seconds = _seconds("expires_in_seconds", expires_in_seconds)
-    return None if seconds is None else time() + seconds
-
-
 def _seconds(name: str, given: Any) -> float | None:
     if given is None:
         return None
     is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    if not is_number or not given > 0:
-        raise InvalidTask(f"{name} must be a number above 0")
+    if not is_number or not 0 < given <= MAX_SECONDS:
+        raise InvalidTask(f"{name} must be a number above 0, and {MAX_SECONDS} at most")
     return float(given)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from visionq.broker import Publisher
 from visionq.contract import Result, State, Status, Task, read_result, read_task
@@ -125,14 +126,17 @@ class Submitter:
     def _build(self, submission: Submission) -> Task:
         images, task, asked = self._draft(submission)
         self._check_length(asked, images)
+        changes: dict[str, Any] = {}
+        if (expiry := submission.expiry_seconds) is not None:
+            changes["deadline"] = self.fleets.now() + expiry
         known = [as_reference(image) for image in images]
-        if None not in known:
-            return task
-        # Only now: a task that is refused leaves nothing behind.
-        stored = [
-            found or upload(image, self.store) for found, image in zip(known, images, strict=True)
-        ]
-        return replace(task, images=tuple(stored))
+        if None in known:
+            # Only now: a task that is refused leaves nothing behind.
+            changes["images"] = tuple(
+                found or upload(image, self.store)
+                for found, image in zip(known, images, strict=True)
+            )
+        return replace(task, **changes) if changes else task
 
     def _draft(self, submission: Submission) -> tuple[list[ImageArgument], Task, Demand]:
         """The images, the task with those that are stored already, and what it asks for."""
