@@ -153,9 +153,10 @@ class Client(_BaseClient["TaskHandle"]):
         """Put one task into the queue and return at once.
 
         Raises `InvalidTask` before anything is sent, `PromptTooLong` among them where no worker
-        has a context for it; `StorageError` when an image cannot be
-        uploaded, `QueueFull` when too many tasks wait, `BrokerUnavailable` when Redis cannot be
-        reached; after the last one, submitting again with the same `idempotency_key` is safe.
+        has a context for it; `StorageError` when an image cannot be uploaded, `QueueFull` when too
+        many tasks wait, `IdempotencyConflict` when the key is in use for something else,
+        `BrokerUnavailable` when Redis cannot be reached; after the last one, submitting again with
+        the same `idempotency_key` is safe.
         """
         submission = Submission(kind, images, question, options)
         return TaskHandle(self, self._submitter.submit(submission), submission.model)
@@ -177,8 +178,8 @@ class Client(_BaseClient["TaskHandle"]):
     def submit_many(self, submissions: Iterable[Submission]) -> list[TaskHandle]:
         """Put many tasks into the queue: records in one go, messages a thousand at a time.
 
-        Images that are bytes are uploaded one after the other, before. With `QueueFull`, none of
-        the tasks was accepted.
+        Images that are bytes are uploaded one after the other, before. Whatever is raised, none of
+        the tasks was accepted, but for `BrokerUnavailable`: then some may have been.
         """
         given = list(submissions)
         task_ids = self._submitter.submit_many(given)
@@ -214,7 +215,8 @@ class Client(_BaseClient["TaskHandle"]):
     def result(self, task_id: str, timeout: float | None = None) -> Result:
         """Wait, then read the answer from the store.
 
-        Raises what `wait` raises, and `TaskFailed`, `TaskRevoked` or `TaskExpired`.
+        Raises what `wait` raises, and `TaskFailed`, `TaskRevoked` or `TaskExpired`; `ResultGone`
+        where the object of an answer has been deleted, `ResultUnreadable`, and `StorageError`.
         """
         return self._submitter.result(self.wait(task_id, timeout))
 

@@ -381,8 +381,28 @@ def read_task(data: object, *, task_id: str | None = None) -> Task:
 
 
 def read_result(content: bytes) -> Result:
-    """The result object's bytes as a `Result`. Raises `InvalidTask` when they are none."""
-    return _validated(Result, content)
+    """The result object's bytes as a `Result`. Raises `InvalidTask` when they are none.
+
+    A newer version's is read as far as it is known here.
+    """
+    try:
+        return _validated(Result, content)
+    except InvalidTask:
+        _refuse_newer(content)
+        raise
+
+
+def _refuse_newer(content: bytes) -> None:
+    """Raise `UnsupportedVersion` where that is why it cannot be read."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return
+    version = data.get("version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > CONTRACT_VERSION:
+        raise UnsupportedVersion(
+            f"it is of contract version {version}, and visionq here reads {CONTRACT_VERSION}"
+        )
 
 
 T = TypeVar("T")

@@ -13,7 +13,15 @@ from typing import Any
 
 from visionq.broker import Publisher
 from visionq.contract import Result, State, Status, Task, read_result, read_task
-from visionq.errors import InvalidTask, TaskExpired, TaskFailed, TaskRevoked
+from visionq.errors import (
+    InvalidTask,
+    ObjectMissing,
+    ResultGone,
+    ResultUnreadable,
+    TaskExpired,
+    TaskFailed,
+    TaskRevoked,
+)
 from visionq.estimates import Demand, Estimate, demand, estimate
 from visionq.fingerprints import fingerprint
 from visionq.fleet import Fleets
@@ -107,7 +115,13 @@ class Submitter:
     def result(self, status: Status) -> Result:
         """The stored result of a final task. Raises what stands in the way of an answer."""
         raise_for_state(status)
-        return read_result(self.store.get(result_key(status.id)))
+        key = result_key(status.id)
+        try:
+            return read_result(self.store.get(key))
+        except ObjectMissing as exc:
+            raise ResultGone(f"task {status.id} was answered, but {key} is gone") from exc
+        except InvalidTask as exc:
+            raise ResultUnreadable(f"{key} cannot be read: {exc}") from exc
 
     def close(self) -> None:
         self._publisher.close()
