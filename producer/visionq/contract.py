@@ -100,9 +100,9 @@ class FailureCode(StrEnum):
     INTERNAL = "internal"
 
 
-def is_task_id(text: str) -> bool:
+def is_task_id(text: object) -> bool:
     """Whether `text` is a lower-case UUID; only those become part of a key."""
-    return _UUID.fullmatch(text) is not None
+    return isinstance(text, str) and _UUID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,10 +175,18 @@ class Task:
 
     def __post_init__(self) -> None:
         if not is_task_id(self.id):
-            raise InvalidTask(f"task id {self.id!r} is not a lower-case UUID")
+            raise InvalidTask(f"task id {str(self.id)[:80]!r} is not a lower-case UUID")
         _require_match("kind", _KIND, self.kind)
         _require_match("tenant", _TENANT, self.tenant)
+        images: object = self.images
+        are_references = isinstance(images, tuple) and all(isinstance(i, ImageRef) for i in images)
+        _require(are_references, "images must be a tuple of image references")
         _require(len(self.images) <= MAX_IMAGES, f"more than {MAX_IMAGES} images")
+        _require(isinstance(self.options, Options), "options must be of the type Options")
+        _require(isinstance(self.lane, Lane), f"lane must be of {', '.join(Lane)}")
+        _require(self.notify is None or _is_text(self.notify), "notify must be a string")
+        _require(self.version is not None, "version must be a number")
+        _require_int("version", self.version, 1, CONTRACT_VERSION)
         if self.question is not None:
             _require(_is_text(self.question), "question must be a string of whole characters")
             _require(

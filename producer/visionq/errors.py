@@ -2,6 +2,7 @@
 
     VisionqError
     ├── SettingsError            a setting is unknown or has a bad value
+    ├── InvalidArgument          what a method beside the submitting ones was given is no such thing
     ├── InvalidTask              the task cannot be accepted as it is
     │   ├── UnknownKind
     │   ├── WrongImageCount
@@ -49,11 +50,17 @@ class VisionqError(Exception):
     """Something went wrong in visionq."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or type(self).__doc__ or "")
+        text = message or type(self).__doc__ or ""
+        # Half a character, which a caller may have sent, would fail where the message is printed.
+        super().__init__(text.encode(errors="backslashreplace").decode())
 
 
-class SettingsError(VisionqError):
+class SettingsError(VisionqError, ValueError):
     """A setting is unknown or has a bad value."""
+
+
+class InvalidArgument(VisionqError, ValueError):
+    """An argument is of the wrong type, or outside its range."""
 
 
 class InvalidTask(VisionqError):
@@ -122,7 +129,8 @@ class SchemaUnsupported(InvalidTask):
 
     def __str__(self) -> str:
         pointer, why = self.args
-        return f"schema at {pointer or 'its root'}: {why}"
+        text = f"schema at {pointer or 'its root'}: {why}"
+        return text.encode(errors="backslashreplace").decode()
 
 
 class IdempotencyConflict(VisionqError):

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visionq.contract import Lane
 from visionq.records import LANES, mapped_errors
@@ -30,7 +30,7 @@ local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
 local told = redis.call('HGETALL', KEYS[1])
 for i = 1, #told, 2 do
-  if tonumber(string.match(told[i + 1], '^%d+')) < now - ARGV[3] then
+  if tonumber(string.match(told[i + 1], '^%d+') or 0) < now - ARGV[3] then
     redis.call('HDEL', KEYS[1], told[i])
   end
 end
@@ -43,7 +43,7 @@ local now = tonumber(redis.call('TIME')[1])
 local reports, waiting = {}, {}
 for _, told in ipairs(redis.call('HVALS', KEYS[1])) do
   local at, report = string.match(told, '^(%d+) (.*)$')
-  if tonumber(at) >= now - ARGV[1] then reports[#reports + 1] = report end
+  if at and tonumber(at) >= now - ARGV[1] then reports[#reports + 1] = report end
 end
 for i = 2, #KEYS do
   local n = redis.call('HMGET', KEYS[i], 'submitted', 'started')
@@ -152,7 +152,7 @@ class Fleets:
         # Its last act: all that the call took before that, a new connection say, is of no account.
         self._redis_ahead_seconds = float(now) - elapsed()
         return Fleet(
-            tuple(_report(json.loads(report)) for report in reports),
+            tuple(filter(None, map(_report, reports))),
             dict(zip(LANES, map(int, waiting), strict=True)),
         )
 
@@ -172,7 +172,18 @@ class Fleets:
         return known[1]
 
 
-def _report(told: Mapping[str, Any]) -> WorkerReport:
-    """Of a newer worker, what is known here."""
+def _report(text: str) -> WorkerReport | None:
+    """Of a newer worker, what is known here; None for what is no report.
+
+    One that somebody has spoilt must not keep all clients from submitting.
+    """
     known = WorkerReport.__dataclass_fields__
-    return WorkerReport(**{name: value for name, value in told.items() if name in known})
+    try:
+        told = json.loads(text)
+        report = WorkerReport(**{name: value for name, value in told.items() if name in known})
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    counts = (report.max_context_tokens, report.concurrency, report.max_num_crops or 1)
+    rates = (report.tasks_per_second or 0.0, report.seconds_per_task or 0.0)
+    is_sound = all(isinstance(one, int) for one in counts)
+    return report if is_sound and all(isinstance(one, int | float) for one in rates) else None

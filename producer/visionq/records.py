@@ -45,7 +45,17 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from visionq import record_scripts
-from visionq.contract import MAX_TASK_BYTES, Failure, Lane, State, Status, Task, dump
+from visionq.broker_urls import check_broker_url
+from visionq.contract import (
+    MAX_TASK_BYTES,
+    Failure,
+    FailureCode,
+    Lane,
+    State,
+    Status,
+    Task,
+    dump,
+)
 from visionq.errors import (
     BrokerUnavailable,
     IdempotencyConflict,
@@ -161,8 +171,21 @@ class QueueLimits:
     max_waiting: int = 100_000
     max_waiting_per_tenant: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` for a limit that is no number above 0."""
+        own = self.max_waiting_per_tenant
+        for limit in (self.max_waiting, 1 if own is None else own):
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                raise SettingsError("max_waiting and max_waiting_per_tenant are numbers above 0")
+
 
 DEFAULT_LIMITS = QueueLimits()
+
+UNREADABLE = Failure(
+    code=FailureCode.UNSUPPORTED_VERSION,
+    message="the record of the task is damaged, or of a newer version of visionq than this one",
+)
+"""Stands in the status of a task whose state is unknown for that reason."""
 
 
 class Records:
@@ -393,7 +416,7 @@ class Records:
         """The status of each id, in one round trip."""
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
             queue_status(pipe, self._names, task_ids)
-            return list(parse_statuses(task_ids, pipe.execute()))
+            return list(parse_statuses(task_ids, pipe.execute(raise_on_error=False)))
 
     def task_ids(self, limit: int) -> Iterator[str]:
         """Up to `limit` ids that have a record, in no order. SCAN: costs what Redis holds."""
@@ -462,6 +485,7 @@ def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
     A connection that died while pooled is replaced once; every script here may safely run twice.
     Raises `SettingsError` for a URL that is none.
     """
+    check_broker_url(url)
     retry = _RetryOnce(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
     try:
         client = redis.Redis.from_url(
@@ -470,6 +494,8 @@ def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             socket_keepalive=True,
+            # One record that somebody has spoilt must not spoil the reading of the others.
+            encoding_errors="replace",
             retry=retry,
         )
         retry.pool = client.connection_pool
@@ -500,6 +526,10 @@ def queue_status(pipe: Any, names: Names, task_ids: Iterable[str]) -> None:
 
 
 def parse_statuses(task_ids: Sequence[str], replies: Sequence[Any]) -> Iterator[Status]:
+    """Of replies that may be errors, too; raises one that concerns more than a single record."""
+    for reply in replies:
+        if isinstance(reply, Exception) and not _is_of_other_type(reply):
+            raise reply
     started = {
         lane: int(reply or NOTHING_STARTED) for lane, reply in zip(LANES, replies, strict=False)
     }
@@ -516,23 +546,34 @@ def mapped_errors() -> Iterator[None]:
         raise BrokerUnavailable(f"Redis: {type(exc).__name__}: {exc}") from exc
 
 
-def _parse(task_id: str, record: Mapping[str, str], started: Mapping[Lane, int]) -> Status:
+def _is_of_other_type(reply: object) -> bool:
+    """Whether Redis holds something else under the key of a record."""
+    return isinstance(reply, redis.ResponseError) and str(reply).startswith("WRONGTYPE")
+
+
+def _parse(task_id: str, record: object, started: Mapping[Lane, int]) -> Status:
+    """What a record says, as far as it can be read.
+
+    A newer version's may say what is unknown here, and one that somebody has spoilt anything.
+    """
     # Of a foreign sender's task a worker may have claimed the message and not yet begun.
-    if "state" not in record:
+    if isinstance(record, Mapping) and "state" not in record:
         return Status(id=task_id, state=State.UNKNOWN)
+    if not isinstance(record, Mapping) or record["state"] not in State.__members__:
+        return Status(id=task_id, state=State.UNKNOWN, failure=UNREADABLE)
     state = State(record["state"])
-    task = json.loads(record["task"])
-    lane = Lane(task.get("lane", Lane.INTERACTIVE))
+    kind, lane = _kind_and_lane(record)
     is_waiting = state in (State.PENDING, State.RETRY) and "due" not in record
+    num_before = None if lane is None else _number(record, "seq") - started[lane] - 1
     return Status(
         id=task_id,
         state=state,
-        kind=task["kind"],
+        kind=kind,
         lane=lane,
-        attempt=int(record.get("attempt", 0)),
-        position=max(0, int(record.get("seq", 0)) - started[lane] - 1) if is_waiting else None,
-        generated_tokens=int(record.get("tokens", 0)),
-        max_new_tokens=int(record["max"]) if "max" in record else None,
+        attempt=_number(record, "attempt"),
+        position=None if num_before is None or not is_waiting else max(0, num_before),
+        generated_tokens=_number(record, "tokens"),
+        max_new_tokens=_number(record, "max") if "max" in record else None,
         is_cancel_requested="cancel" in record,
         submitted_at=_seconds(record, "at"),
         started_at=_seconds(record, "t0"),
@@ -575,8 +616,33 @@ def _found(reply: Any) -> Found | None:
     return Found(State(state), sent == "1", task_id, task[0] if task else None)
 
 
+def _kind_and_lane(record: Mapping[str, str]) -> tuple[str | None, Lane | None]:
+    """Of the task; None for what is unknown here."""
+    try:
+        task = json.loads(record.get("task", ""))
+    except (ValueError, RecursionError):
+        return None, None
+    if not isinstance(task, dict):
+        return None, None
+    kind, lane = task.get("kind"), task.get("lane", Lane.INTERACTIVE)
+    return (
+        kind if isinstance(kind, str) else None,
+        Lane(lane) if lane in LANES else None,
+    )
+
+
+def _number(record: Mapping[str, str], name: str) -> int:
+    try:
+        return int(record.get(name, 0))
+    except ValueError:
+        return 0
+
+
 def _seconds(record: Mapping[str, str], name: str) -> float | None:
-    return float(record[name]) if name in record else None
+    try:
+        return float(record[name]) if name in record else None
+    except ValueError:
+        return None
 
 
 def _failure(record: Mapping[str, str]) -> Failure | None:

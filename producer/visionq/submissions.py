@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
@@ -66,6 +66,14 @@ class Submission:
     question: str | None = None
     options: SubmitOptions | None = None
 
+    def __post_init__(self) -> None:
+        """Raise `InvalidTask` for options that are no mapping by name."""
+        options: object = self.options
+        if options is None:
+            return
+        if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+            raise InvalidTask("options must be a mapping, or None; its keys are names of options")
+
     @property
     def delay_seconds(self) -> float:
         """From submit to the earliest start. Raises `InvalidTask`."""
@@ -100,6 +108,7 @@ def draft(submission: Submission, images: tuple[ImageRef, ...]) -> Task:
     Raises `InvalidTask`: made before the others are uploaded, and before Redis is asked for its
     time, by which the deadline goes.
     """
+    submission.delay_seconds  # noqa: B018  # which looks at the times
     return _build(submission.kind, images, submission.question, **(submission.options or {}))
 
 
@@ -107,6 +116,7 @@ def _build(
     kind: str,
     images: tuple[ImageRef, ...],
     question: str | None,
+    /,
     *,
     lane: Lane | str = Lane.INTERACTIVE,
     expires_in_seconds: float | None = None,  # noqa: ARG001  # from when on, Redis's clock says
@@ -129,6 +139,24 @@ def _build(
         tenant=tenant,
         labels=_labels(labels),
     )
+
+
+def as_submissions(given: object) -> list[Submission]:
+    """What `submit_many` was given. Raises `InvalidTask` unless all are submissions."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidTask(f"submit_many takes Submission objects in a list, not {_kind_of(given)}")
+    submissions = list(given)
+    for number, one in enumerate(submissions):
+        if not isinstance(one, Submission):
+            raise InvalidTask(
+                "submit_many takes Submission(kind, images, ...) objects; "
+                f"the one at {number} is {_kind_of(one)}"
+            )
+    return submissions
+
+
+def _kind_of(given: object) -> str:
+    return f"a {type(given).__name__}"
 
 
 def as_list(images: Images) -> list[ImageArgument]:
@@ -160,16 +188,22 @@ async def read_uploads(submission: Submission, *, rewinds: bool = False) -> Subm
 def _task_id(tenant: str, idempotency_key: str | None) -> str:
     if idempotency_key is None:
         return str(uuid.uuid4())
+    if not isinstance(idempotency_key, str):
+        raise InvalidTask(f"an idempotency_key is a string, not {_kind_of(idempotency_key)}")
     if not idempotency_key:
         raise InvalidTask("an idempotency_key may not be empty: all such tasks would be one")
-    return str(uuid.uuid5(ID_NAMESPACE, f"{tenant}\0{idempotency_key}"))
+    try:
+        return str(uuid.uuid5(ID_NAMESPACE, f"{tenant}\0{idempotency_key}"))
+    except UnicodeEncodeError as exc:
+        raise InvalidTask("tenant and idempotency_key must be of whole characters") from exc
 
 
 def _lane(lane: Lane | str) -> Lane:
     try:
         return Lane(lane)
     except ValueError:
-        raise InvalidTask(f"no lane {lane!r}; there are {', '.join(Lane)}") from None
+        given = str(lane)[:80]
+        raise InvalidTask(f"no lane {given!r}; there are {', '.join(Lane)}") from None
 
 
 def _seconds(name: str, given: Any) -> float | None:

@@ -7,9 +7,10 @@ other way.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from visionq.broker import Publisher
 from visionq.contract import Result, State, Status, Task, read_result, read_task
@@ -18,6 +19,7 @@ from visionq.errors import (
     ObjectMissing,
     ResultGone,
     ResultUnreadable,
+    SettingsError,
     TaskExpired,
     TaskFailed,
     TaskRevoked,
@@ -32,8 +34,11 @@ from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
 from visionq.records import Found, Key, New, QueueLimits, Records, connect
-from visionq.submissions import Submission, as_list, draft
+from visionq.submissions import MAX_SECONDS, Submission, as_list, draft
 from visionq.watch import Watch
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""Wider than the setting's, which came later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +54,32 @@ class Parts:
     timeout_seconds: float
     store_timeout_seconds: float
 
+    def __post_init__(self) -> None:
+        """Raise `SettingsError`; the broker's URL is checked where it is first used."""
+        kinds, names = self.kinds, self.names
+        if not isinstance(self.store, StoreAddress):
+            raise SettingsError("store must be a StoreAddress, or None")
+        if not isinstance(names.namespace, str) or not _NAMESPACE.fullmatch(names.namespace):
+            raise SettingsError(f"namespace does not match {_NAMESPACE.pattern}")
+        if not isinstance(kinds, Mapping) or not all(
+            isinstance(name, str) and isinstance(kind, Kind) for name, kind in kinds.items()
+        ):
+            raise SettingsError("kinds must be a mapping of names to Kind objects")
+        if not isinstance(self.limits, QueueLimits):
+            raise SettingsError("limits must be of the type QueueLimits")
+        if not isinstance(self.record_ttl_seconds, int):
+            raise SettingsError("record_ttl_seconds must be a whole number")
+        for name in ("record_ttl_seconds", "timeout_seconds", "store_timeout_seconds"):
+            _require_seconds(name, getattr(self, name))
+
     def new_watch(self) -> Watch:
         return Watch(self.broker_url, self.names, timeout_seconds=self.timeout_seconds)
+
+
+def _require_seconds(name: str, given: object) -> None:
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not is_number or not 0 < cast("float", given) <= MAX_SECONDS:
+        raise SettingsError(f"{name} must be a number above 0, and {MAX_SECONDS} at most")
 
 
 class Submitter:
@@ -206,7 +235,8 @@ def raise_for_state(status: Status) -> None:
     """Raise unless the task has an answer."""
     if status.state is State.FAILURE:
         failure = status.failure
-        assert failure is not None, "a failed record carries its failure"
+        if failure is None:  # somebody has spoilt the record
+            raise TaskFailed(f"task {status.id} failed")
         raise TaskFailed(failure.message, failure.code, failure.retryable)
     if status.state is State.REVOKED:
         raise TaskRevoked(f"task {status.id} was cancelled")

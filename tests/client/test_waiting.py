@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from pydantic import BaseModel
 
 from tests.client.hand_worker import HandWorker
 from tests.support.waiting import wait_until
@@ -242,7 +243,7 @@ def test_an_answer_that_is_gone_from_the_store_is_said_to_be_gone(
         handle.result(BOUND_SECONDS)
     assert not isinstance(caught.value, StorageError)
     with pytest.raises(ResultGone):
-        client.parsed(handle.id, object, 0)  # type: ignore[type-var]
+        client.parsed(handle.id, BaseModel, 0)
 
 
 def test_a_failure_is_reported_though_its_object_is_gone(
