@@ -12,15 +12,28 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
-from visionq.contract import Result, State, Status, is_task_id
-from visionq.errors import TaskUnknown
+from visionq.arguments import (
+    checked_count,
+    checked_id,
+    checked_ids,
+    checked_model,
+    checked_timeout,
+)
+from visionq.contract import Result, State, Status
+from visionq.errors import SettingsError
 from visionq.estimates import Estimate
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.models import Model, instance, with_instance
 from visionq.names import DEFAULT_NAMESPACE, Names, result_key
 from visionq.objects import StoreAddress
 from visionq.records import DEFAULT_LIMITS, QueueLimits
-from visionq.submissions import Images, Submission, SubmitOptions, read_uploads
+from visionq.submissions import (
+    Images,
+    Submission,
+    SubmitOptions,
+    as_submissions,
+    read_uploads,
+)
 from visionq.submitter import Parts, Submitter
 from visionq.watch import ThreadedWatch
 
@@ -58,7 +71,7 @@ class _BaseClient(Generic[Submitted]):
     ) -> None:
         self._parts = Parts(
             broker_url=broker_url,
-            store=store or StoreAddress(bucket="visionq"),
+            store=StoreAddress(bucket="visionq") if store is None else store,
             names=Names(namespace),
             kinds=kinds,
             record_ttl_seconds=record_ttl_seconds,
@@ -80,6 +93,7 @@ class _BaseClient(Generic[Submitted]):
             from visionq.settings import load_settings
 
             settings = load_settings()
+        _check_settings(settings)
         return cls(
             settings.broker.url.get_secret_value(),
             settings.storage.address(),
@@ -153,9 +167,10 @@ class Client(_BaseClient["TaskHandle"]):
         """Put one task into the queue and return at once.
 
         Raises `InvalidTask` before anything is sent, `PromptTooLong` among them where no worker
-        has a context for it; `StorageError` when an image cannot be
-        uploaded, `QueueFull` when too many tasks wait, `BrokerUnavailable` when Redis cannot be
-        reached; after the last one, submitting again with the same `idempotency_key` is safe.
+        has a context for it; `StorageError` when an image cannot be uploaded, `QueueFull` when too
+        many tasks wait, `IdempotencyConflict` when the key is in use for something else,
+        `BrokerUnavailable` when Redis cannot be reached; after the last one, submitting again with
+        the same `idempotency_key` is safe.
         """
         submission = Submission(kind, images, question, options)
         return TaskHandle(self, self._submitter.submit(submission), submission.model)
@@ -177,10 +192,10 @@ class Client(_BaseClient["TaskHandle"]):
     def submit_many(self, submissions: Iterable[Submission]) -> list[TaskHandle]:
         """Put many tasks into the queue: records in one go, messages a thousand at a time.
 
-        Images that are bytes are uploaded one after the other, before. With `QueueFull`, none of
-        the tasks was accepted.
+        Images that are bytes are uploaded one after the other, before. Whatever is raised, none of
+        the tasks was accepted, but for `BrokerUnavailable`: then some may have been.
         """
-        given = list(submissions)
+        given = as_submissions(submissions)
         task_ids = self._submitter.submit_many(given)
         return [
             TaskHandle(self, task_id, submission.model)
@@ -189,19 +204,20 @@ class Client(_BaseClient["TaskHandle"]):
 
     def task(self, task_id: str) -> TaskHandle:
         """The handle of a task submitted elsewhere or earlier."""
-        return TaskHandle(self, _checked_id(task_id))
+        return TaskHandle(self, checked_id(task_id))
 
     def status(self, task_id: str) -> Status:
-        return self._submitter.records.status(_checked_id(task_id))
+        return self._submitter.records.status(checked_id(task_id))
 
     def status_many(self, task_ids: Sequence[str]) -> list[Status]:
         """The status of each id, in one round trip."""
-        return self._submitter.records.status_many([_checked_id(item) for item in task_ids])
+        return self._submitter.records.status_many(checked_ids(task_ids))
 
     def recent(self, limit: int = 100) -> list[Status]:
         """Up to `limit` tasks that still have a record, newest first. For looking around: it reads
         up to `MAX_LISTED` records.
         """
+        limit = checked_count("limit", limit)
         return _newest(self.status_many(list(self._submitter.records.task_ids(MAX_LISTED))), limit)
 
     def wait(self, task_id: str, timeout: float | None = None) -> Status:
@@ -209,12 +225,13 @@ class Client(_BaseClient["TaskHandle"]):
 
         Raises `WaitTimeout`, `TaskUnknown`, or `BrokerUnavailable` when Redis is away at the end.
         """
-        return self._watch.wait(_checked_id(task_id), timeout)
+        return self._watch.wait(checked_id(task_id), checked_timeout(timeout))
 
     def result(self, task_id: str, timeout: float | None = None) -> Result:
         """Wait, then read the answer from the store.
 
-        Raises what `wait` raises, and `TaskFailed`, `TaskRevoked` or `TaskExpired`.
+        Raises what `wait` raises, and `TaskFailed`, `TaskRevoked` or `TaskExpired`; `ResultGone`
+        where the object of an answer has been deleted, `ResultUnreadable`, and `StorageError`.
         """
         return self._submitter.result(self.wait(task_id, timeout))
 
@@ -223,14 +240,14 @@ class Client(_BaseClient["TaskHandle"]):
 
         Raises what `result` raises, and `NoValue` for an answer without one.
         """
-        return instance(model, self.result(task_id, timeout))
+        return instance(checked_model(model), self.result(task_id, timeout))
 
     def cancel(self, task_id: str) -> State:
         """Ask for the end of a task: REVOKED at once if it waits, soon if it runs.
 
         UNKNOWN is kept for an hour: a message of another sender with this id ends as REVOKED.
         """
-        return self._submitter.records.cancel(_checked_id(task_id))
+        return self._submitter.records.cancel(checked_id(task_id))
 
     def close(self) -> None:
         self._watch.close()
@@ -274,7 +291,7 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     async def submit_many(self, submissions: Iterable[Submission]) -> list[AsyncTaskHandle]:
         """As `Client.submit_many`."""
-        read = [await read_uploads(submission) for submission in submissions]
+        read = [await read_uploads(submission) for submission in as_submissions(submissions)]
         task_ids = await asyncio.to_thread(self._submitter.submit_many, read)
         return [
             AsyncTaskHandle(self, task_id, submission.model)
@@ -283,24 +300,25 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     def task(self, task_id: str) -> AsyncTaskHandle:
         """The handle of a task submitted elsewhere or earlier."""
-        return AsyncTaskHandle(self, _checked_id(task_id))
+        return AsyncTaskHandle(self, checked_id(task_id))
 
     async def status(self, task_id: str) -> Status:
-        return await self._watch.status(_checked_id(task_id))
+        return await self._watch.status(checked_id(task_id))
 
     async def status_many(self, task_ids: Sequence[str]) -> list[Status]:
         """The status of each id, in one round trip."""
-        return await self._watch.status_many([_checked_id(item) for item in task_ids])
+        return await self._watch.status_many(checked_ids(task_ids))
 
     async def recent(self, limit: int = 100) -> list[Status]:
         """As `Client.recent`."""
+        limit = checked_count("limit", limit)
         records = self._submitter.records
         task_ids = await asyncio.to_thread(list, records.task_ids(MAX_LISTED))
         return _newest(await self.status_many(task_ids), limit)
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Status:
         """As `Client.wait`."""
-        return await self._watch.wait(_checked_id(task_id), timeout)
+        return await self._watch.wait(checked_id(task_id), checked_timeout(timeout))
 
     async def result(self, task_id: str, timeout: float | None = None) -> Result:
         """As `Client.result`."""
@@ -309,11 +327,11 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     async def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
         """As `Client.parsed`."""
-        return instance(model, await self.result(task_id, timeout))
+        return instance(checked_model(model), await self.result(task_id, timeout))
 
     async def cancel(self, task_id: str) -> State:
         """As `Client.cancel`."""
-        return await asyncio.to_thread(self._submitter.records.cancel, _checked_id(task_id))
+        return await asyncio.to_thread(self._submitter.records.cancel, checked_id(task_id))
 
     async def close(self) -> None:
         await self._watch.close()
@@ -384,10 +402,11 @@ class AsyncTaskHandle:
         return await self._client.cancel(self.id)
 
 
-def _checked_id(task_id: str) -> str:
-    if not is_task_id(task_id):
-        raise TaskUnknown(f"{task_id!r} is not a task id")
-    return task_id
+def _check_settings(settings: object) -> None:
+    from visionq.settings import Settings
+
+    if not isinstance(settings, Settings):
+        raise SettingsError("settings must be of the type visionq.settings.Settings")
 
 
 def _newest(statuses: list[Status], limit: int) -> list[Status]:

@@ -100,9 +100,9 @@ class FailureCode(StrEnum):
     INTERNAL = "internal"
 
 
-def is_task_id(text: str) -> bool:
+def is_task_id(text: object) -> bool:
     """Whether `text` is a lower-case UUID; only those become part of a key."""
-    return _UUID.fullmatch(text) is not None
+    return isinstance(text, str) and _UUID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,10 +175,18 @@ class Task:
 
     def __post_init__(self) -> None:
         if not is_task_id(self.id):
-            raise InvalidTask(f"task id {self.id!r} is not a lower-case UUID")
+            raise InvalidTask(f"task id {str(self.id)[:80]!r} is not a lower-case UUID")
         _require_match("kind", _KIND, self.kind)
         _require_match("tenant", _TENANT, self.tenant)
+        images: object = self.images
+        are_references = isinstance(images, tuple) and all(isinstance(i, ImageRef) for i in images)
+        _require(are_references, "images must be a tuple of image references")
         _require(len(self.images) <= MAX_IMAGES, f"more than {MAX_IMAGES} images")
+        _require(isinstance(self.options, Options), "options must be of the type Options")
+        _require(isinstance(self.lane, Lane), f"lane must be of {', '.join(Lane)}")
+        _require(self.notify is None or _is_text(self.notify), "notify must be a string")
+        _require(self.version is not None, "version must be a number")
+        _require_int("version", self.version, 1, CONTRACT_VERSION)
         if self.question is not None:
             _require(_is_text(self.question), "question must be a string of whole characters")
             _require(
@@ -309,7 +317,8 @@ class Status:
 
     `position` counts the tasks of the same lane that were submitted before this one and have not
     started; it is an upper bound, since cancelled ones are still counted, and None once started, or
-    while the task is not to be started yet.
+    while the task is not to be started yet. `retry_of`: the task before it with its idempotency
+    key, which had ended without an answer.
     """
 
     id: str
@@ -327,6 +336,7 @@ class Status:
     store_seconds: float | None = None
     failure: Failure | None = None
     result_key: str | None = None
+    retry_of: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -379,8 +389,28 @@ def read_task(data: object, *, task_id: str | None = None) -> Task:
 
 
 def read_result(content: bytes) -> Result:
-    """The result object's bytes as a `Result`. Raises `InvalidTask` when they are none."""
-    return _validated(Result, content)
+    """The result object's bytes as a `Result`. Raises `InvalidTask` when they are none.
+
+    A newer version's is read as far as it is known here.
+    """
+    try:
+        return _validated(Result, content)
+    except InvalidTask:
+        _refuse_newer(content)
+        raise
+
+
+def _refuse_newer(content: bytes) -> None:
+    """Raise `UnsupportedVersion` where that is why it cannot be read."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return
+    version = data.get("version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > CONTRACT_VERSION:
+        raise UnsupportedVersion(
+            f"it is of contract version {version}, and visionq here reads {CONTRACT_VERSION}"
+        )
 
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import compress, islice
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import redis
 from redis.client import NEVER_DECODE
 
+from visionq.arguments import checked_count
 from visionq.contract import State, is_task_id, read_task
-from visionq.errors import InvalidTask, TaskUnknown
+from visionq.errors import InvalidArgument, InvalidTask, TaskUnknown
 from visionq.names import Names
 from visionq.records import LANES, LOOK_SECONDS, connect, encode_task, mapped_errors
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 500
 """Letters per round trip."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_AGE_SECONDS = 100 * 365 * 24 * 3600
 
 _RAW = {NEVER_DECODE: True}
 """redis-py's way to get one reply as bytes from a client that decodes."""
@@ -53,7 +58,13 @@ local function is_final(state)
   return state == 'SUCCESS' or state == 'FAILURE' or state == 'REVOKED' or state == 'EXPIRED'
 end
 
-local function what_forbids_it(state, dead)
+local function decoded(text)
+  local is_json, value = pcall(cjson.decode, text)
+  return is_json and type(value) == 'table' and value or nil
+end
+
+local function what_forbids_it(state, dead, follower)
+  if follower then return 'followed' end
   if not state or (dead and state == 'FAILURE') then return nil end
   if is_final(state) then return 'final' end
   if not dead then return 'alive' end
@@ -87,10 +98,14 @@ end
 
 local letter, message = redis.call('HGET', DEAD, ID), redis.call('HGET', MESSAGES, ID)
 if not letter or not message then return {'unknown', 'UNKNOWN'} end
-local queue = cjson.decode(letter).queue
-local state, dead, task = unpack(redis.call('HMGET', RECORD, 'state', 'dead', 'task'))
-local forbidden = what_forbids_it(state, dead)
-if forbidden then return {forbidden, state} end
+local parsed = decoded(letter)
+local queue = parsed and parsed.queue
+if type(queue) ~= 'string' then return {'unknown', 'UNKNOWN'} end
+local held = redis.call('HMGET', RECORD, 'state', 'dead', 'task', 'next')
+local state, dead, task, follower = unpack(held)
+local forbidden = what_forbids_it(state, dead, follower)
+if forbidden then return {forbidden, state or 'UNKNOWN'} end
+if task and not decoded(task) then task = nil end -- somebody has spoilt it
 task = task or FOUND_TASK
 if task ~= '' then wait_again(task) else redis.call('HDEL', RECORD, 'dead', 'strikes') end
 redis.call('LPUSH', queue, message)
@@ -141,6 +156,16 @@ class Where:
     queue: str | None = None
     older_than_seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        """Raise `InvalidArgument` for a wrong type."""
+        age: object = self.older_than_seconds
+        is_number = isinstance(age, int | float) and not isinstance(age, bool)
+        if age is not None and not (is_number and abs(cast("float", age)) <= MAX_AGE_SECONDS):
+            raise InvalidArgument("older_than_seconds must be a number, or None")
+        for text in (self.reason, self.queue):
+            if text is not None and not isinstance(text, str):
+                raise InvalidArgument("reason and queue must be strings, or None")
+
     def fits(self, letter: DeadLetter) -> bool:
         """Whether reason and queue are as wanted."""
         is_reason = self.reason is None or self.reason in letter.reason
@@ -158,6 +183,7 @@ class Outcome(StrEnum):
     FINAL = "final"
     ALIVE = "alive"
     ENDING = "ending"
+    FOLLOWED = "followed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +207,7 @@ class Replayed:
             Outcome.FINAL: f"the task has ended as {self.state}, which stays",
             Outcome.ALIVE: f"the task is {self.state}: it waits or runs already",
             Outcome.ENDING: "a worker is about to end the task: try again in some seconds",
+            Outcome.FOLLOWED: "the task was submitted again with its idempotency key since then",
         }[self.outcome]
 
 
@@ -212,12 +239,19 @@ class DeadLetters:
     def list(
         self, limit: int = 100, offset: int = 0, where: Where = EVERYTHING
     ) -> tuple[DeadLetter, ...]:
-        """Up to `limit` letters after the first `offset`, newest first."""
+        """Up to `limit` letters after the first `offset`, newest first.
+
+        Raises `InvalidArgument` for what is of another type.
+        """
+        limit, offset = checked_count("limit", limit), checked_count("offset", offset)
+        if not isinstance(where, Where):
+            raise InvalidArgument("where must be of the type Where")
         newest_first = self._read(self._aged_ids(where)[::-1], where)
         return tuple(islice(newest_first, offset, offset + limit))
 
     def show(self, letter_id: str) -> OpenedLetter:
         """Raises `TaskUnknown` when there is no such letter."""
+        (letter_id,) = _checked_letters([letter_id])
         letter = next(self._read([letter_id], EVERYTHING), None)
         if letter is None:
             raise TaskUnknown(f"no dead letter {letter_id}")
@@ -267,7 +301,7 @@ class DeadLetters:
         """The letters meant, each once, the oldest first when they are not named."""
         if isinstance(which, Where):
             return [letter.id for letter in self._read(self._aged_ids(which), which)]
-        return tuple(dict.fromkeys(which))
+        return tuple(dict.fromkeys(_checked_letters(which)))
 
     def _aged_ids(self, where: Where) -> Sequence[str]:
         """The ids of all letters that are old enough, the oldest first."""
@@ -288,8 +322,8 @@ class DeadLetters:
                 for letter_id in page:
                     pipe.hstrlen(self._names.dead_messages(), letter_id)
                 entries, *sizes = pipe.execute()
-            for entry, size in zip(entries, sizes, strict=True):
-                if entry is not None and where.fits(letter := _parse(entry, size)):
+            for letter_id, entry, size in zip(page, entries, sizes, strict=True):
+                if entry is not None and where.fits(letter := _parse(letter_id, entry, size)):
                     yield letter
 
     def _replay_one(self, letter_id: str) -> Replayed:
@@ -313,17 +347,25 @@ class DeadLetters:
         return self._names.dead(), self._names.dead_messages(), self._names.dead_index()
 
 
-def _parse(entry: str, size: int) -> DeadLetter:
-    data = json.loads(entry)
-    task_id = data["id"] if is_task_id(data["id"]) else None
-    return DeadLetter(
-        id=data["id"],
-        task_id=task_id,
-        at=data["at"],
-        reason=data["reason"],
-        queue=data["queue"],
-        size=size,
-    )
+def _checked_letters(which: object) -> list[str]:
+    """Ids of letters: strings of any form. Raises `InvalidArgument`."""
+    if isinstance(which, Iterable) and not isinstance(which, str):
+        letters = list(which)
+        if all(isinstance(one, str) and _SURROGATE.search(one) is None for one in letters):
+            return letters
+    raise InvalidArgument("dead letters are named by a list of their ids, or by a Where")
+
+
+def _parse(letter_id: str, entry: str, size: int) -> DeadLetter:
+    """The letter; one whose entry somebody has spoilt is still listed, and can be purged."""
+    try:
+        data = json.loads(entry)
+        found = (float(data["at"]), str(data["reason"]), str(data["queue"]))
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        found = (0.0, "the entry of this letter is damaged", "")
+    at, reason, queue = found
+    task_id = letter_id if is_task_id(letter_id) else None
+    return DeadLetter(id=letter_id, task_id=task_id, at=at, reason=reason, queue=queue, size=size)
 
 
 def _task_in(message: bytes, task_id: str) -> str | None:

@@ -2,6 +2,7 @@
 
     VisionqError
     ├── SettingsError            a setting is unknown or has a bad value
+    ├── InvalidArgument          what a method beside the submitting ones was given is no such thing
     ├── InvalidTask              the task cannot be accepted as it is
     │   ├── UnknownKind
     │   ├── WrongImageCount
@@ -12,6 +13,7 @@
     │   ├── PromptTooLong        no worker has a context that it could fit into
     │   ├── UnsupportedOption
     │   └── SchemaUnsupported    carries the JSON `pointer` of what is not carried out
+    ├── IdempotencyConflict      the key is in use for other content; carries the `task_id`
     ├── QueueFull                too many tasks wait; carries `retry_after_seconds`
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
     ├── StorageError             the object store refused or did not answer
@@ -20,6 +22,8 @@
     │   ├── BucketMissing
     │   ├── ObjectMissing
     │   └── ObjectTooLarge
+    ├── ResultGone               the task was answered, but its result object is not there any more
+    ├── ResultUnreadable         its result object is damaged, or of a newer version
     ├── WaitTimeout              the task goes on; only the waiting ended
     ├── NoValue                  there is an answer, but no value in it; carries the `result`
     └── TaskNotDone              there is no answer, and there will be none
@@ -46,11 +50,17 @@ class VisionqError(Exception):
     """Something went wrong in visionq."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or type(self).__doc__ or "")
+        text = message or type(self).__doc__ or ""
+        # Half a character, which a caller may have sent, would fail where the message is printed.
+        super().__init__(text.encode(errors="backslashreplace").decode())
 
 
-class SettingsError(VisionqError):
+class SettingsError(VisionqError, ValueError):
     """A setting is unknown or has a bad value."""
+
+
+class InvalidArgument(VisionqError, ValueError):
+    """An argument is of the wrong type, or outside its range."""
 
 
 class InvalidTask(VisionqError):
@@ -119,7 +129,20 @@ class SchemaUnsupported(InvalidTask):
 
     def __str__(self) -> str:
         pointer, why = self.args
-        return f"schema at {pointer or 'its root'}: {why}"
+        text = f"schema at {pointer or 'its root'}: {why}"
+        return text.encode(errors="backslashreplace").decode()
+
+
+class IdempotencyConflict(VisionqError):
+    """The idempotency key is in use for a task with other content; nothing was accepted."""
+
+    def __init__(self, message: str | None = None, task_id: str | None = None) -> None:
+        super().__init__(message)
+        self.args = (str(self.args[0]), task_id)  # what pickle builds the error from again
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class QueueFull(VisionqError):
@@ -156,6 +179,14 @@ class ObjectMissing(StorageError):
 
 class ObjectTooLarge(StorageError):
     """The object is larger than may be read."""
+
+
+class ResultGone(VisionqError):
+    """The task was answered, but its result object is no longer in the store."""
+
+
+class ResultUnreadable(VisionqError):
+    """The result object in the store cannot be read: damaged, or written by a newer version."""
 
 
 class WaitTimeout(VisionqError):

@@ -7,10 +7,10 @@ clock before it; what is older than `REPORT_TTL_SECONDS` is of a worker that has
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visionq.contract import Lane
 from visionq.records import LANES, mapped_errors
@@ -32,25 +32,27 @@ redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
 local told = redis.call('HGETALL', KEYS[1])
 for i = 1, #told, 2 do
   local at, report = string.match(told[i + 1], '^(%d+) (.*)$')
-  if tonumber(at) < now - ARGV[3] then redis.call('HDEL', KEYS[1], told[i]) end
-  if tonumber(at) > now then redis.call('HSET', KEYS[1], told[i], now .. ' ' .. report) end
+  at = tonumber(at or 0)
+  if at < now - ARGV[3] then redis.call('HDEL', KEYS[1], told[i])
+  elseif at > now then redis.call('HSET', KEYS[1], told[i], now .. ' ' .. report) end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 """
 
-# KEYS workers, lane hashes; ARGV ttl. Returns the reports, and how many wait in each lane.
+# KEYS workers, lane hashes; ARGV ttl. Returns the reports, how many wait in each lane, the time.
 LOOK = """
 local now = tonumber(redis.call('TIME')[1])
 local reports, waiting = {}, {}
 for _, told in ipairs(redis.call('HVALS', KEYS[1])) do
   local at, report = string.match(told, '^(%d+) (.*)$')
-  if math.abs(now - at) <= tonumber(ARGV[1]) then reports[#reports + 1] = report end
+  if at and math.abs(now - at) <= tonumber(ARGV[1]) then reports[#reports + 1] = report end
 end
 for i = 2, #KEYS do
   local n = redis.call('HMGET', KEYS[i], 'submitted', 'started')
   waiting[i - 1] = math.max(0, (tonumber(n[1] or '0')) - (tonumber(n[2] or '0')))
 end
-return {reports, waiting}
+local time = redis.call('TIME')
+return {reports, waiting, time[1] .. '.' .. string.format('%06d', time[2])}
 """
 
 
@@ -119,6 +121,14 @@ class Fleet:
         return num_before / sum(rates) + sum(taken) / len(taken)
 
 
+_BOOT_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def elapsed() -> float:
+    """Seconds by a clock that nobody sets; on Linux by one that goes on while a machine sleeps."""
+    return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
+
+
 class Fleets:
     """Writes and reads what workers tell. Thread-safe. Raises `BrokerUnavailable`."""
 
@@ -128,6 +138,7 @@ class Fleets:
         self._tell = client.register_script(TELL)
         self._look = client.register_script(LOOK)
         self._known: tuple[float, Fleet] | None = None
+        self._redis_ahead_seconds = 0.0
 
     def tell(self, owner: str, report: WorkerReport) -> None:
         """For workers: write, or write anew, what this one tells."""
@@ -139,21 +150,42 @@ class Fleets:
         """What there is now, in one round trip."""
         with mapped_errors():
             found = self._look([self._key, *self._lanes], [str(REPORT_TTL_SECONDS)])
-        reports, waiting = found
+        reports, waiting, now = found
+        # Its last act: all that the call took before that, a new connection say, is of no account.
+        self._redis_ahead_seconds = float(now) - elapsed()
         return Fleet(
-            tuple(_report(json.loads(report)) for report in reports),
+            tuple(filter(None, map(_report, reports))),
             dict(zip(LANES, map(int, waiting), strict=True)),
         )
 
+    def now(self) -> float:
+        """Seconds since the epoch by Redis's clock, as it went `KNOWN_SECONDS` ago at the earliest.
+
+        The clock of this machine may be wrong by any amount.
+        """
+        self.known()
+        return elapsed() + self._redis_ahead_seconds
+
     def known(self) -> Fleet:
         """As it was `KNOWN_SECONDS` ago at the earliest."""
-        known, now = self._known, monotonic()
+        known, now = self._known, elapsed()
         if known is None or now - known[0] > KNOWN_SECONDS:
             known = self._known = (now, self.look())
         return known[1]
 
 
-def _report(told: Mapping[str, Any]) -> WorkerReport:
-    """Of a newer worker, what is known here."""
+def _report(text: str) -> WorkerReport | None:
+    """Of a newer worker, what is known here; None for what is no report.
+
+    One that somebody has spoilt must not keep all clients from submitting.
+    """
     known = WorkerReport.__dataclass_fields__
-    return WorkerReport(**{name: value for name, value in told.items() if name in known})
+    try:
+        told = json.loads(text)
+        report = WorkerReport(**{name: value for name, value in told.items() if name in known})
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    counts = (report.max_context_tokens, report.concurrency, report.max_num_crops or 1)
+    rates = (report.tasks_per_second or 0.0, report.seconds_per_task or 0.0)
+    is_sound = all(isinstance(one, int) for one in counts)
+    return report if is_sound and all(isinstance(one, int | float) for one in rates) else None

@@ -10,12 +10,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
-from visionq.errors import InvalidTask, QuestionNotAllowed, UnknownKind, WrongImageCount
+from visionq.errors import (
+    InvalidTask,
+    QuestionNotAllowed,
+    SettingsError,
+    UnknownKind,
+    WrongImageCount,
+)
 
 Parser = Literal["text", "table", "boxes"]
 LOOP_TOKENS = 200
+MAX_LOOP_TOKENS = 2**31
 MAX_RETRIES = 5
 BOX_SCALE = 1000
 """Edges of boxes are asked for in these parts of the picture's width and height."""
@@ -44,6 +51,11 @@ DETECT_PROMPT = (
 )
 
 
+def _require(low: int, number: object, high: int, message: str) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+        raise SettingsError(message)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """What another try at a bad answer does differently; None: as the task says."""
@@ -54,13 +66,15 @@ class Retry:
     num_crops: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for what no model could do, or would do alike."""
-        if self.temperature is None and self.num_crops is None:
-            raise ValueError("a retry needs another temperature or num_crops")
-        if self.temperature is not None and not 0 <= self.temperature <= 2:
-            raise ValueError("temperature must be 0 to 2")
-        if self.num_crops is not None and not 1 <= self.num_crops <= MAX_CROPS:
-            raise ValueError(f"num_crops must be 1 to {MAX_CROPS}")
+        """Raise `SettingsError` for what no model could do, or would do alike."""
+        given = self.temperature
+        if given is None and self.num_crops is None:
+            raise SettingsError("a retry needs another temperature or num_crops")
+        is_number = isinstance(given, int | float) and not isinstance(given, bool)
+        if given is not None and not (is_number and 0 <= given <= 2):
+            raise SettingsError("temperature must be 0 to 2")
+        if self.num_crops is not None:
+            _require(1, self.num_crops, MAX_CROPS, f"num_crops must be 1 to {MAX_CROPS}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,17 +105,31 @@ class Kind:
     retries: tuple[Retry, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for limits that no task could keep or the contract does not allow."""
-        if not 1 <= self.min_images <= self.max_images <= MAX_IMAGES:
-            raise ValueError(f"min_images and max_images must be 1 to {MAX_IMAGES}, in this order")
-        if self.num_crops is not None and not 1 <= self.num_crops <= MAX_CROPS:
-            raise ValueError(f"num_crops must be 1 to {MAX_CROPS}")
-        if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
-            raise ValueError(f"max_new_tokens must be 1 to {MAX_NEW_TOKENS}")
-        if self.loop_tokens < 1:
-            raise ValueError("loop_tokens must be 1 at least")
+        """Raise `SettingsError` for what no task could keep or the contract does not allow."""
+        self._check_types()
+        in_order = f"min_images and max_images must be 1 to {MAX_IMAGES}, in this order"
+        _require(1, self.max_images, MAX_IMAGES, in_order)
+        _require(1, self.min_images, self.max_images, in_order)
+        if self.num_crops is not None:
+            _require(1, self.num_crops, MAX_CROPS, f"num_crops must be 1 to {MAX_CROPS}")
+        most = f"max_new_tokens must be 1 to {MAX_NEW_TOKENS}"
+        _require(1, self.max_new_tokens, MAX_NEW_TOKENS, most)
+        _require(1, self.loop_tokens, MAX_LOOP_TOKENS, "loop_tokens must be 1 at least")
         if len(self.retries) > MAX_RETRIES:
-            raise ValueError(f"there may be {MAX_RETRIES} retries at most")
+            raise SettingsError(f"there may be {MAX_RETRIES} retries at most")
+
+    def _check_types(self) -> None:
+        """Where it comes from the settings, pydantic has done so already."""
+        default: object = self.default_question
+        if not isinstance(self.prompt, str) or not isinstance(default, str | None):
+            raise SettingsError("prompt and default_question must be strings")
+        if not isinstance(self.version, int) or not isinstance(self.takes_question, bool):
+            raise SettingsError("version must be a number, takes_question true or false")
+        if self.parser not in get_args(Parser):
+            raise SettingsError(f"parser must be of {', '.join(get_args(Parser))}")
+        retries: object = self.retries
+        if not isinstance(retries, tuple) or not all(isinstance(one, Retry) for one in retries):
+            raise SettingsError("retries must be a tuple of Retry objects")
 
     def check(self, name: str, num_images: int, question: str | None) -> None:
         """Raise what is wrong with a task of this kind before anything is stored or run."""
@@ -159,8 +187,9 @@ def find_kind(kinds: Mapping[str, Kind], name: str) -> Kind:
     """The kind of that name. Raises `UnknownKind`, listing what there is."""
     try:
         return kinds[name]
-    except KeyError:
-        raise UnknownKind(f"no kind {name!r}; there are {', '.join(sorted(kinds))}") from None
+    except (KeyError, TypeError):  # what is no string may have no hash
+        given = str(name)[:80]
+        raise UnknownKind(f"no kind {given!r}; there are {', '.join(sorted(kinds))}") from None
 
 
 def schema_text(schema: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from visionq.errors import (
     BucketMissing,
     ObjectMissing,
     ObjectTooLarge,
+    SettingsError,
     StorageDenied,
     StorageError,
     StorageUnavailable,
@@ -48,6 +49,16 @@ class StoreAddress:
     region: str = "us-east-1"
     access_key: str | None = None
     secret_key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` for what can be no address."""
+        texts: tuple[object, ...] = (self.endpoint_url, self.access_key, self.secret_key)
+        if not isinstance(self.bucket, str) or not self.bucket or not isinstance(self.region, str):
+            raise SettingsError("storage: bucket and region must be strings, the bucket not empty")
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise SettingsError("storage: endpoint_url, access_key, secret_key: strings, or None")
+        if self.endpoint_url is not None and not _is_endpoint(self.endpoint_url):
+            raise SettingsError("storage: endpoint_url is not http[s]://host:port")
 
     def __repr__(self) -> str:
         return f"StoreAddress(bucket={self.bucket!r}, endpoint_url={self.endpoint_url!r})"
@@ -171,7 +182,10 @@ class ObjectStore:
         """boto3's client, and the short way for whole objects; None where only boto3 knows it."""
         with self._building:
             if self._built is None:
-                self._built = self._build()
+                try:
+                    self._built = self._build()
+                except ValueError as exc:  # of a host or region that botocore knows to be none
+                    raise SettingsError(f"storage: {exc}") from exc
             return self._built
 
     def _build(self) -> tuple[S3Client, SignedRequests | None]:
@@ -245,6 +259,19 @@ class ObjectStore:
         if (status >= 500 and status != NOT_IMPLEMENTED) or code in _PASSING:
             raise StorageUnavailable(f"the object store answered {status} {code}") from exc
         raise StorageError(f"the object store answered {status} {code} for {key!r}") from exc
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    is_whole = url == url.strip() and url.isprintable() and " " not in url
+    is_plain = not parts.query and not parts.fragment
+    return bool(
+        is_whole and is_plain and parts.scheme in ("http", "https") and parts.hostname and port != 0
+    )
 
 
 def _get(client: S3Client, bucket: str, key: str, max_bytes: int | None) -> bytes | TooLarge:

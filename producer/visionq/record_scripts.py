@@ -35,38 +35,92 @@ local function uncount(record, lane, id)
 end
 """
 
-# KEYS record, lane, open; ARGV ttl, task, id, seconds until a look, tenant, most that may wait in
-# the lane, most of the tenant (0: as many as it likes), seconds until it may be started (0: now).
-# Returns what was found; false when the record is new; what is full, how many wait, and the rate,
-# when it is refused.
+# The tasks of one idempotency key are a chain. The first one's id follows from the key, and its
+# record has the `print` of the content and, in `next`, the newest one's id; in the other records,
+# `next` is the one made after it. Returns the newest one's record, id, state and `sent`; nil when
+# the key is free. Its state is nil when its record has gone before the first one's.
+_NEWEST = """
+local function newest(first, first_id)
+  local r = redis.call('HMGET', first, 'state', 'sent', 'next')
+  if not r[3] then
+    if not r[1] then return nil end
+    return first, first_id, r[1], r[2]
+  end
+  local record = string.sub(first, 1, -1 - #first_id) .. r[3]
+  local of_newest = redis.call('HMGET', record, 'state', 'sent')
+  return record, r[3], of_newest[1], of_newest[2]
+end
+"""
+
+# KEYS record, lane, open and, with an idempotency key, the record of the key's first task; ARGV
+# ttl, task, id, seconds until a look, tenant, most that may wait in the lane, most of the tenant
+# (0: as many as it likes), seconds until it may be started (0: now), deadline ('': none) and, with
+# a key, the first one's id and the print of the content.
+#
+# Returns false when the record is new. Else a list that begins with a word: FOUND (state, whether
+# its message is out, id, and the task if that is uncertain), CONFLICT (id), FULL (what is full, how
+# many wait, the rate). Where a key's newest task has ended without an answer, or is gone, it is
+# FOUND as long as the new task has the first one's id; with an id of its own, that one follows it.
 CREATE = (
     _NOW
     + _LOOK
+    + _NEWEST
     + """
-local found = redis.call('HMGET', KEYS[1], 'state', 'sent')
-if found[1] then return found end
-local of_tenant = 'waiting:' .. ARGV[5]
-local w = redis.call('HMGET', KEYS[2], 'waiting', of_tenant, 'rate')
-local in_lane, own, most_own = tonumber(w[1] or '0'), tonumber(w[2] or '0'), tonumber(ARGV[7])
-if in_lane >= tonumber(ARGV[6]) then return {'FULL', 'lane', in_lane, w[3] or '0'} end
+local record, lane, open, first = unpack(KEYS)
+local ttl, task, id, _, tenant, most_in_lane, most_own, delay, deadline, first_id, print =
+  unpack(ARGV)
+local before
+if not first then
+  local found = redis.call('HMGET', record, 'state', 'sent')
+  if found[1] then return {'FOUND', found[1], found[2] or '0', id} end
+else
+  local of_newest, newest_id, state, sent = newest(first, first_id)
+  if state then
+    -- A record of an older client has no print: its content is believed to be the same.
+    local known = redis.call('HGET', first, 'print')
+    if known and known ~= print then return {'CONFLICT', newest_id} end
+    if state ~= 'FAILURE' and state ~= 'REVOKED' and state ~= 'EXPIRED' then
+      local is_sent = state ~= 'PENDING' or sent
+      local waiting = not is_sent and redis.call('HGET', of_newest, 'task') or nil
+      return {'FOUND', state, is_sent and '1' or '0', newest_id, waiting}
+    end
+  end
+  if of_newest and id == first_id then return {'FOUND', state or 'UNKNOWN', '1', newest_id} end
+  before = of_newest and {record = of_newest, id = newest_id, is_there = state}
+end
+local of_tenant = 'waiting:' .. tenant
+local w = redis.call('HMGET', lane, 'waiting', of_tenant, 'rate')
+local in_lane, own = tonumber(w[1] or '0'), tonumber(w[2] or '0')
+if in_lane >= tonumber(most_in_lane) then return {'FULL', 'lane', in_lane, w[3] or '0'} end
+most_own = tonumber(most_own)
 if most_own > 0 and own >= most_own then return {'FULL', 'tenant', own, w[3] or '0'} end
-redis.call('HINCRBY', KEYS[2], 'waiting', 1)
-redis.call('HINCRBY', KEYS[2], of_tenant, 1)
-local seq = redis.call('HINCRBY', KEYS[2], 'submitted', 1)
-redis.call('HSET', KEYS[1], 'state', 'PENDING', 'task', ARGV[2], 'at', now, 'seq', seq,
-  'counted', ARGV[5])
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-redis.call('EXPIRE', KEYS[2], ARGV[1])
-if tonumber(ARGV[8]) > 0 then
+redis.call('HINCRBY', lane, 'waiting', 1)
+redis.call('HINCRBY', lane, of_tenant, 1)
+local seq = redis.call('HINCRBY', lane, 'submitted', 1)
+redis.call('HSET', record, 'state', 'PENDING', 'task', task, 'at', now, 'seq', seq,
+  'counted', tenant)
+if before then
+  redis.call('HSET', record, 'retry_of', before.id)
+  if before.is_there then redis.call('HSET', before.record, 'next', id) end
+end
+if first then redis.call('HSET', first, 'print', print) end
+if first and id ~= first_id then
+  redis.call('HSET', first, 'next', id)
+  -- It has to outlast the newest one, whose time begins anew with each of its changes.
+  redis.call('EXPIRE', first, 2 * ttl)
+end
+redis.call('EXPIRE', record, ttl)
+redis.call('EXPIRE', lane, ttl)
+if tonumber(delay) > 0 then
   -- Nobody sends its message before it is due; then the reconciler does.
-  redis.call('HSET', KEYS[1], 'due', now + ARGV[8], 'sent', '1')
-  look(KEYS[3], now + ARGV[8], ARGV[3], ARGV[1])
+  redis.call('HSET', record, 'due', now + delay, 'sent', '1')
+  look(open, now + delay, id, ttl)
 else
   -- Half the life of the record; `DUE` looks sooner when the task has been overtaken.
-  local at = now + ARGV[1] / 2
-  if ARGV[9] ~= '' then at = math.min(at, ARGV[9] + 0.01) end
-  look(KEYS[3], at, ARGV[3], ARGV[1])
-  look(KEYS[2] .. ':line', now, ARGV[3], ARGV[1])
+  local at = now + ttl / 2
+  if deadline ~= '' then at = math.min(at, deadline + 0.01) end
+  look(open, at, id, ttl)
+  look(lane .. ':line', now, id, ttl)
 end
 return false
 """
@@ -253,12 +307,19 @@ return state
 """
 )
 
-# KEYS record, lane, open; ARGV id. The task was not accepted after all.
+# KEYS record, lane, open and, with an idempotency key, the record of the key's first task; ARGV id,
+# first id. The task was not accepted after all.
 WITHDRAW = (
     _UNCOUNT
     + """
-if redis.call('HGET', KEYS[1], 'state') ~= 'PENDING' then return end
+local held = redis.call('HMGET', KEYS[1], 'state', 'retry_of')
+if held[1] ~= 'PENDING' then return end
 uncount(KEYS[1], KEYS[2], ARGV[1])
+if held[2] and redis.call('HGET', KEYS[4], 'next') == ARGV[1] then
+  local before = string.sub(KEYS[4], 1, -1 - #ARGV[2]) .. held[2]
+  redis.call('HDEL', before, 'next')
+  if held[2] ~= ARGV[2] then redis.call('HSET', KEYS[4], 'next', held[2]) end
+end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 """

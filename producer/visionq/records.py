@@ -12,6 +12,8 @@ A record's fields, short because a record waits in memory with its message:
     tokens     generated so far          max         the most that may be generated
     code, message, retryable             of a failure
     sent       "1" once the message of a task with an idempotency key is known to be out
+    print      of a key's first task: the fingerprint of what the key is for
+    retry_of   the task before it with its key    next   the one after it; of the first: the newest
     store      seconds the result took to be stored
     claim      the claim of its message that was made last (the worker's `leases`)
     strikes    workers that were lost with it            dead  why it was put aside
@@ -31,9 +33,10 @@ whose message should be in a queue stand in the lane's `line`, too, by since whe
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import redis
@@ -42,8 +45,25 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from visionq import record_scripts
-from visionq.contract import MAX_TASK_BYTES, Failure, Lane, State, Status, Task, dump
-from visionq.errors import BrokerUnavailable, InvalidTask, QueueFull, SettingsError
+from visionq.broker_urls import check_broker_url
+from visionq.contract import (
+    MAX_TASK_BYTES,
+    Failure,
+    FailureCode,
+    Lane,
+    State,
+    Status,
+    Task,
+    dump,
+)
+from visionq.errors import (
+    BrokerUnavailable,
+    IdempotencyConflict,
+    InvalidTask,
+    QueueFull,
+    SettingsError,
+    VisionqError,
+)
 from visionq.names import Names, result_key
 
 if TYPE_CHECKING:
@@ -51,7 +71,8 @@ if TYPE_CHECKING:
 
 LANES = tuple(Lane)
 NOTHING_STARTED = "0"
-FULL = "FULL"
+FOUND, CONFLICT = "FOUND", "CONFLICT"
+"""What a reply of `CREATE` begins with, where it did not create; the third is FULL."""
 LOOK_SECONDS = 10
 """How long a message may take to follow its record, and how soon a task that may be lost is looked
 at."""
@@ -103,17 +124,48 @@ class DueTasks:
     has_more: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An idempotency key: the id of its first task, and the fingerprint of what it is for."""
+
+    first_id: str
+    fingerprint: str
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A record that was already there when a task was to be created."""
+    """The record that was already there when a task was to be created: the newest of its key.
+
+    `task`: as its record has it, JSON, where its message may not be out.
+    """
 
     state: State
     was_sent: bool
+    task_id: str
+    task: str | None = None
 
     @property
     def needs_message(self) -> bool:
         """Whether the submit that made it may have failed before its message was out."""
         return self.state is State.PENDING and not self.was_sent
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, and not with an answer: a key may be used for another try."""
+        return self.state in (State.FAILURE, State.REVOKED, State.EXPIRED, State.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A task that is to have a record."""
+
+    task: Task
+    delay_seconds: float = 0.0
+    key: Key | None = None
+
+    def as_retry(self) -> New:
+        """The same with an id of its own."""
+        return replace(self, task=replace(self.task, id=str(uuid.uuid4())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +175,21 @@ class QueueLimits:
     max_waiting: int = 100_000
     max_waiting_per_tenant: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` for a limit that is no number above 0."""
+        own = self.max_waiting_per_tenant
+        for limit in (self.max_waiting, 1 if own is None else own):
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                raise SettingsError("max_waiting and max_waiting_per_tenant are numbers above 0")
+
 
 DEFAULT_LIMITS = QueueLimits()
+
+UNREADABLE = Failure(
+    code=FailureCode.UNSUPPORTED_VERSION,
+    message="the record of the task is damaged, or of a newer version of visionq than this one",
+)
+"""Stands in the status of a task whose state is unknown for that reason."""
 
 
 class Records:
@@ -159,37 +224,61 @@ class Records:
         self._withdraw = client.register_script(record_scripts.WITHDRAW)
         self._status = client.register_script(record_scripts.STATUS)
 
-    def create(self, task: Task, *, delay_seconds: float = 0.0) -> Found | None:
+    def create(
+        self, task: Task, *, delay_seconds: float = 0.0, key: Key | None = None
+    ) -> Found | None:
         """Write the record of a new task. Returns the one already there, or None.
 
         With a delay its message is not to be sent: the reconciler does it when the time has come.
-        Raises `InvalidTask` when the task is too large to travel in a message, and `QueueFull`.
+        Of a key whose newest task `is_over`, that one is returned as long as the new task has the
+        id of the key's first one; with an id of its own it becomes the newest.
+        Raises `InvalidTask` when the task is too large to travel in a message, `QueueFull` and
+        `IdempotencyConflict`.
         """
-        reply = self._run(self._create, self._keys(task), self._new(task, delay_seconds))
-        if full := _full(reply, self._limits):
-            raise full
+        new = New(task, delay_seconds, key)
+        reply = self._run(self._create, self._keys(task, key), self._args(new))
+        if refusal := _refusal(reply, self._limits):
+            raise refusal
         return _found(reply)
 
-    def create_many(
-        self, tasks: Sequence[Task], delays_seconds: Sequence[float]
-    ) -> list[Found | None]:
-        """`create` for many tasks, pipelined: all of them, or none when a `QueueFull` is raised."""
-        with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for task, delay in zip(tasks, delays_seconds, strict=True):
-                self._create(self._keys(task), self._new(task, delay), client=pipe)
-            replies = pipe.execute()
-        refusals = [_full(reply, self._limits) for reply in replies]
-        refusal = next((refusal for refusal in refusals if refusal), None)
-        if refusal is not None:
-            new = [task for task, reply in zip(tasks, replies, strict=True) if reply is None]
-            self._take_back(new)
-            raise refusal
-        return [_found(reply) for reply in replies]
+    def create_many(self, all_new: Sequence[New]) -> list[tuple[Task, Found | None]]:
+        """`create` for many tasks, pipelined: all of them, or none when a refusal is raised.
 
-    def _take_back(self, tasks: Sequence[Task]) -> None:
+        Returns each task with what was found; one that is a retry has an id of its own then.
+        """
+        given, replies = list(all_new), self._create_all(all_new)
+        refusal = self._first_refusal(replies)
+        retries = [n for n, reply in enumerate(replies) if (one := _found(reply)) and one.is_over]
+        if retries and refusal is None:
+            for number in retries:
+                given[number] = given[number].as_retry()
+            again = self._create_all([given[number] for number in retries])
+            for number, reply in zip(retries, again, strict=True):
+                replies[number] = reply
+            refusal = self._first_refusal(again)
+        if refusal is not None:
+            made = [new for new, reply in zip(given, replies, strict=True) if reply is None]
+            self._take_back(made)
+            raise refusal
+        return [(new.task, _found(reply)) for new, reply in zip(given, replies, strict=True)]
+
+    def _create_all(self, all_new: Sequence[New]) -> list[Any]:
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for task in tasks:
-                self._withdraw(self._keys(task), [task.id], client=pipe)
+            for new in all_new:
+                self._create(self._keys(new.task, new.key), self._args(new), client=pipe)
+            return pipe.execute()
+
+    def _first_refusal(self, replies: Iterable[Any]) -> VisionqError | None:
+        refusals = (_refusal(reply, self._limits) for reply in replies)
+        return next((refusal for refusal in refusals if refusal), None)
+
+    def _take_back(self, made: Sequence[New]) -> None:
+        """The latest first: of a key's tasks, each then finds the one before it as it was."""
+        with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for new in reversed(made):
+                first_id = [new.key.first_id] if new.key else []
+                keys = self._keys(new.task, new.key)
+                self._withdraw(keys, [new.task.id, *first_id], client=pipe)
             pipe.execute()
 
     def mark_sent(self, task_ids: Iterable[str]) -> None:
@@ -309,6 +398,11 @@ class Records:
         with mapped_errors():
             return bool(self._redis.hexists(self._names.record(task_id), "dead"))
 
+    def is_first_of_key(self, task_id: str) -> bool:
+        """Whether its id follows from an idempotency key, and a client has made the record."""
+        with mapped_errors():
+            return bool(self._redis.hexists(self._names.record(task_id), "print"))
+
     def paid(self, task_id: str) -> None:
         """The result object that the task owed is stored."""
         self._run(self._paid, self._own_keys(task_id), [task_id])
@@ -344,7 +438,7 @@ class Records:
         """The status of each id, in one round trip."""
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
             queue_status(pipe, self._names, task_ids)
-            return list(parse_statuses(task_ids, pipe.execute()))
+            return list(parse_statuses(task_ids, pipe.execute(raise_on_error=False)))
 
     def task_ids(self, limit: int) -> Iterator[str]:
         """Up to `limit` ids that have a record, in no order. SCAN: costs what Redis holds."""
@@ -362,18 +456,21 @@ class Records:
     def close(self) -> None:
         self._redis.close()
 
-    def _keys(self, task: Task) -> list[str]:
-        return [self._names.record(task.id), self._names.lane(task.lane), self._names.open()]
+    def _keys(self, task: Task, key: Key | None = None) -> list[str]:
+        of_task = [self._names.record(task.id), self._names.lane(task.lane), self._names.open()]
+        return of_task if key is None else [*of_task, self._names.record(key.first_id)]
 
     def _own_keys(self, task_id: str) -> list[str]:
         return [self._names.record(task_id), self._names.open()]
 
-    def _new(self, task: Task, delay_seconds: float) -> list[str]:
-        limits = self._limits
+    def _args(self, new: New) -> list[str]:
+        task, limits = new.task, self._limits
         most = [str(limits.max_waiting), str(limits.max_waiting_per_tenant or 0)]
-        look, delay = str(LOOK_SECONDS), f"{delay_seconds:.6f}"
+        look, delay = str(LOOK_SECONDS), f"{new.delay_seconds:.6f}"
         deadline = "" if task.deadline is None else f"{task.deadline:.6f}"
-        return [self._ttl, _encode_new(task), task.id, look, task.tenant, *most, delay, deadline]
+        key = [new.key.first_id, new.key.fingerprint] if new.key else []
+        text = _encode_new(task)
+        return [self._ttl, text, task.id, look, task.tenant, *most, delay, deadline, *key]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
@@ -410,6 +507,7 @@ def connect(url: str, *, timeout_seconds: float, gives_text: bool = True) -> red
     A connection that died while pooled is replaced once; every script here may safely run twice.
     Raises `SettingsError` for a URL that is none.
     """
+    check_broker_url(url)
     retry = _RetryOnce(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
     try:
         client = redis.Redis.from_url(
@@ -418,6 +516,8 @@ def connect(url: str, *, timeout_seconds: float, gives_text: bool = True) -> red
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             socket_keepalive=True,
+            # One record that somebody has spoilt must not spoil the reading of the others.
+            encoding_errors="replace",
             retry=retry,
         )
         retry.pool = client.connection_pool
@@ -448,6 +548,10 @@ def queue_status(pipe: Any, names: Names, task_ids: Iterable[str]) -> None:
 
 
 def parse_statuses(task_ids: Sequence[str], replies: Sequence[Any]) -> Iterator[Status]:
+    """Of replies that may be errors, too; raises one that concerns more than a single record."""
+    for reply in replies:
+        if isinstance(reply, Exception) and not _is_of_other_type(reply):
+            raise reply
     started = {
         lane: int(reply or NOTHING_STARTED) for lane, reply in zip(LANES, replies, strict=False)
     }
@@ -464,23 +568,34 @@ def mapped_errors() -> Iterator[None]:
         raise BrokerUnavailable(f"Redis: {type(exc).__name__}: {exc}") from exc
 
 
-def _parse(task_id: str, record: Mapping[str, str], started: Mapping[Lane, int]) -> Status:
+def _is_of_other_type(reply: object) -> bool:
+    """Whether Redis holds something else under the key of a record."""
+    return isinstance(reply, redis.ResponseError) and str(reply).startswith("WRONGTYPE")
+
+
+def _parse(task_id: str, record: object, started: Mapping[Lane, int]) -> Status:
+    """What a record says, as far as it can be read.
+
+    A newer version's may say what is unknown here, and one that somebody has spoilt anything.
+    """
     # Of a foreign sender's task a worker may have claimed the message and not yet begun.
-    if "state" not in record:
+    if isinstance(record, Mapping) and "state" not in record:
         return Status(id=task_id, state=State.UNKNOWN)
+    if not isinstance(record, Mapping) or record["state"] not in State.__members__:
+        return Status(id=task_id, state=State.UNKNOWN, failure=UNREADABLE)
     state = State(record["state"])
-    task = json.loads(record["task"])
-    lane = Lane(task.get("lane", Lane.INTERACTIVE))
+    kind, lane = _kind_and_lane(record)
     is_waiting = state in (State.PENDING, State.RETRY) and "due" not in record
+    num_before = None if lane is None else _number(record, "seq") - started[lane] - 1
     return Status(
         id=task_id,
         state=state,
-        kind=task["kind"],
+        kind=kind,
         lane=lane,
-        attempt=int(record.get("attempt", 0)),
-        position=max(0, int(record.get("seq", 0)) - started[lane] - 1) if is_waiting else None,
-        generated_tokens=int(record.get("tokens", 0)),
-        max_new_tokens=int(record["max"]) if "max" in record else None,
+        attempt=_number(record, "attempt"),
+        position=None if num_before is None or not is_waiting else max(0, num_before),
+        generated_tokens=_number(record, "tokens"),
+        max_new_tokens=_number(record, "max") if "max" in record else None,
         is_cancel_requested="cancel" in record,
         submitted_at=_seconds(record, "at"),
         started_at=_seconds(record, "t0"),
@@ -488,13 +603,20 @@ def _parse(task_id: str, record: Mapping[str, str], started: Mapping[Lane, int])
         store_seconds=_seconds(record, "store"),
         failure=_failure(record),
         result_key=result_key(task_id),
+        retry_of=record.get("retry_of"),
     )
 
 
-def _full(reply: Any, limits: QueueLimits) -> QueueFull | None:
-    """The refusal that a reply of `CREATE` means, if any."""
-    if reply is None or reply[0] != FULL:
+def _refusal(reply: Any, limits: QueueLimits) -> VisionqError | None:
+    """What a reply of `CREATE` refuses, if anything."""
+    if reply is None or reply[0] == FOUND:
         return None
+    if reply[0] == CONFLICT:
+        return IdempotencyConflict(
+            f"the idempotency key is in use for task {reply[1]}, which asks something else: "
+            "use another key, or submit what was submitted before",
+            reply[1],
+        )
     _, what, num_waiting, rate = reply
     most = limits.max_waiting if what == "lane" else limits.max_waiting_per_tenant
     # A twentieth of the queue: long enough to matter, short enough not to leave workers idle.
@@ -510,11 +632,39 @@ def _pin(number: int) -> str:
 
 
 def _found(reply: Any) -> Found | None:
-    return None if reply is None else Found(State(reply[0]), reply[1] == "1")
+    if reply is None or reply[0] != FOUND:
+        return None
+    _, state, sent, task_id, *task = reply
+    return Found(State(state), sent == "1", task_id, task[0] if task else None)
+
+
+def _kind_and_lane(record: Mapping[str, str]) -> tuple[str | None, Lane | None]:
+    """Of the task; None for what is unknown here."""
+    try:
+        task = json.loads(record.get("task", ""))
+    except (ValueError, RecursionError):
+        return None, None
+    if not isinstance(task, dict):
+        return None, None
+    kind, lane = task.get("kind"), task.get("lane", Lane.INTERACTIVE)
+    return (
+        kind if isinstance(kind, str) else None,
+        Lane(lane) if lane in LANES else None,
+    )
+
+
+def _number(record: Mapping[str, str], name: str) -> int:
+    try:
+        return int(record.get(name, 0))
+    except ValueError:
+        return 0
 
 
 def _seconds(record: Mapping[str, str], name: str) -> float | None:
-    return float(record[name]) if name in record else None
+    try:
+        return float(record[name]) if name in record else None
+    except ValueError:
+        return None
 
 
 def _failure(record: Mapping[str, str]) -> Failure | None:

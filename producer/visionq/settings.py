@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -86,6 +87,10 @@ class BrokerSettings(_Section):
         return url
 
 
+def _reveal(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
 class StorageSettings(_Section):
     """The S3-compatible store of inputs and results."""
 
@@ -96,6 +101,11 @@ class StorageSettings(_Section):
     secret_key: SecretStr | None = None
     timeout_seconds: Seconds = 10.0
     allowed_buckets: Annotated[tuple[Name, ...], *_FROM_ENVIRONMENT] = ()
+
+    @model_validator(mode="after")
+    def _is_address(self) -> Self:
+        self.address()
+        return self
 
     def address(self) -> StoreAddress:
         return StoreAddress(
@@ -233,6 +243,7 @@ def load_settings(path: Path | str | None = None, /, **flags: Mapping[str, Any])
     `flags` are sections: `load_settings(broker={"url": ...})`; a value of None is unset. Raises
     `SettingsError` with one line per wrong key.
     """
+    _check_arguments(path, flags)
     file = _find_file(path)
     _refuse_unknown_variables()
 
@@ -259,6 +270,14 @@ def load_settings(path: Path | str | None = None, /, **flags: Mapping[str, Any])
         raise SettingsError(_explain(exc, file)) from exc
     except ValueError as exc:
         raise SettingsError(f"{file}: {exc}") from exc
+
+
+def _check_arguments(path: object, flags: Mapping[str, object]) -> None:
+    if path is not None and not (isinstance(path, str | Path) and "\0" not in str(path)):
+        raise SettingsError("the path of a settings file is a string or a Path")
+    for section, values in flags.items():
+        if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+            raise SettingsError(f"{section}: must be a mapping of keys to values")
 
 
 def _find_file(path: Path | str | None) -> Path | None:
@@ -291,7 +310,3 @@ def _explain(exc: ValidationError, file: Path | None) -> str:
         for error in exc.errors(include_url=False, include_input=False, include_context=False)
     ]
     return f"bad settings ({where}): " + "; ".join(lines)
-
-
-def _reveal(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()

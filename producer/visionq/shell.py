@@ -16,6 +16,7 @@ from visionq.client import Client
 from visionq.dead import DeadLetters
 from visionq.errors import (
     BrokerUnavailable,
+    IdempotencyConflict,
     InvalidTask,
     SettingsError,
     StorageError,
@@ -38,6 +39,7 @@ _EXIT_CODES: tuple[tuple[type[VisionqError], int], ...] = (
     (TaskUnknown, EXIT_UNKNOWN),
     (TaskNotDone, EXIT_NO_ANSWER),
     (InvalidTask, EXIT_USAGE),
+    (IdempotencyConflict, EXIT_USAGE),
     (SettingsError, EXIT_USAGE),
     (WaitTimeout, EXIT_TIMEOUT),
     (BrokerUnavailable, EXIT_UNREACHABLE),
@@ -100,9 +102,11 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _explained(error: VisionqError) -> dict[str, Any]:
-    explained = {"error": type(error).__name__, "message": str(error)}
+    explained: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}
     if isinstance(error, InvalidTask | TaskFailed):
         explained["code"] = error.code
+    if isinstance(error, IdempotencyConflict):
+        return explained | {"task_id": error.task_id}
     if isinstance(error, TaskFailed):
         return explained | {"retryable": error.retryable}
     return explained

@@ -6,13 +6,26 @@ other way.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from visionq.broker import Publisher
-from visionq.contract import Result, State, Status, Task, read_result
-from visionq.errors import InvalidTask, TaskExpired, TaskFailed, TaskRevoked
+from visionq.contract import Result, State, Status, Task, read_result, read_task
+from visionq.errors import (
+    InvalidTask,
+    ObjectMissing,
+    ResultGone,
+    ResultUnreadable,
+    SettingsError,
+    TaskExpired,
+    TaskFailed,
+    TaskRevoked,
+)
 from visionq.estimates import Demand, Estimate, demand, estimate
+from visionq.fingerprints import fingerprint
 from visionq.fleet import Fleets
 from visionq.image_sizes import image_size, size_in_hand
 from visionq.image_tokens import num_image_tokens
@@ -20,9 +33,12 @@ from visionq.inputs import ImageArgument, as_reference, upload
 from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
-from visionq.records import QueueLimits, Records, connect
-from visionq.submissions import Submission, as_list, draft
+from visionq.records import Found, Key, New, QueueLimits, Records, connect
+from visionq.submissions import MAX_SECONDS, Submission, as_list, draft
 from visionq.watch import Watch
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""Wider than the setting's, which came later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +54,32 @@ class Parts:
     timeout_seconds: float
     store_timeout_seconds: float
 
+    def __post_init__(self) -> None:
+        """Raise `SettingsError`; the broker's URL is checked where it is first used."""
+        kinds, names = self.kinds, self.names
+        if not isinstance(self.store, StoreAddress):
+            raise SettingsError("store must be a StoreAddress, or None")
+        if not isinstance(names.namespace, str) or not _NAMESPACE.fullmatch(names.namespace):
+            raise SettingsError(f"namespace does not match {_NAMESPACE.pattern}")
+        if not isinstance(kinds, Mapping) or not all(
+            isinstance(name, str) and isinstance(kind, Kind) for name, kind in kinds.items()
+        ):
+            raise SettingsError("kinds must be a mapping of names to Kind objects")
+        if not isinstance(self.limits, QueueLimits):
+            raise SettingsError("limits must be of the type QueueLimits")
+        if not isinstance(self.record_ttl_seconds, int):
+            raise SettingsError("record_ttl_seconds must be a whole number")
+        for name in ("record_ttl_seconds", "timeout_seconds", "store_timeout_seconds"):
+            _require_seconds(name, getattr(self, name))
+
     def new_watch(self) -> Watch:
         return Watch(self.broker_url, self.names, timeout_seconds=self.timeout_seconds)
+
+
+def _require_seconds(name: str, given: object) -> None:
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not is_number or not 0 < cast("float", given) <= MAX_SECONDS:
+        raise SettingsError(f"{name} must be a number above 0, and {MAX_SECONDS} at most")
 
 
 class Submitter:
@@ -61,35 +101,56 @@ class Submitter:
         self._kinds = parts.kinds
 
     def submit(self, submission: Submission) -> str:
-        delay = submission.delay_seconds
-        task = self._build(submission)
-        found = self.records.create(task, delay_seconds=delay)
-        if (found is None and not delay) or (found and found.needs_message):
-            self._publisher.publish(task)
-            if submission.is_idempotent:
-                self.records.mark_sent([task.id])
-        return task.id
+        """The task's id; with an idempotency key, that of the key's newest task."""
+        new = self._new(submission)
+        found = self._create(new)
+        if found and found.is_over and new.key:
+            new = new.as_retry()
+            found = self._create(new)
+        if message := _message(new, new.task, found):
+            self._publisher.publish(message)
+            if new.key:
+                self.records.mark_sent([message.id])
+        return found.task_id if found else new.task.id
 
     def submit_many(self, submissions: Sequence[Submission]) -> list[str]:
-        delays = [submission.delay_seconds for submission in submissions]
-        tasks = [self._build(submission) for submission in submissions]
-        found = self.records.create_many(tasks, delays)
-        # By id, the first one winning as it does in the record: the same idempotency key may stand
-        # in one call twice.
-        unsent: dict[str, tuple[Task, Submission]] = {}
-        for task, submission, record, delay in zip(tasks, submissions, found, delays, strict=True):
-            if (record is None and not delay) or (record and record.needs_message):
-                unsent.setdefault(task.id, (task, submission))
-        self._publisher.publish_many([task for task, _ in unsent.values()])
-        marked = [task.id for task, submission in unsent.values() if submission.is_idempotent]
-        if marked:
-            self.records.mark_sent(marked)
-        return [task.id for task in tasks]
+        """As `submit`, for each."""
+        all_new = [self._new(submission) for submission in submissions]
+        created = self.records.create_many(all_new)
+        # By id: the same idempotency key may stand in one call twice.
+        unsent: dict[str, Task] = {}
+        keyed = []
+        for new, (task, found) in zip(all_new, created, strict=True):
+            message = _message(new, task, found)
+            if message and message.id not in unsent:
+                unsent[message.id] = message
+                keyed += [message.id] if new.key else []
+        self._publisher.publish_many(list(unsent.values()))
+        if keyed:
+            self.records.mark_sent(keyed)
+        return [found.task_id if found else task.id for task, found in created]
+
+    def _create(self, new: New) -> Found | None:
+        return self.records.create(new.task, delay_seconds=new.delay_seconds, key=new.key)
+
+    def _new(self, submission: Submission) -> New:
+        delay_seconds = submission.delay_seconds
+        task = self._build(submission)
+        if not submission.is_idempotent:
+            return New(task, delay_seconds)
+        kind = find_kind(self._kinds, task.kind)
+        return New(task, delay_seconds, Key(first_id=task.id, fingerprint=fingerprint(task, kind)))
 
     def result(self, status: Status) -> Result:
         """The stored result of a final task. Raises what stands in the way of an answer."""
         raise_for_state(status)
-        return read_result(self.store.get(result_key(status.id)))
+        key = result_key(status.id)
+        try:
+            return read_result(self.store.get(key))
+        except ObjectMissing as exc:
+            raise ResultGone(f"task {status.id} was answered, but {key} is gone") from exc
+        except InvalidTask as exc:
+            raise ResultUnreadable(f"{key} cannot be read: {exc}") from exc
 
     def close(self) -> None:
         self._publisher.close()
@@ -108,14 +169,17 @@ class Submitter:
     def _build(self, submission: Submission) -> Task:
         images, task, asked = self._draft(submission)
         self._check_length(asked, images)
+        changes: dict[str, Any] = {}
+        if (expiry := submission.expiry_seconds) is not None:
+            changes["deadline"] = self.fleets.now() + expiry
         known = [as_reference(image) for image in images]
-        if None not in known:
-            return task
-        # Only now: a task that is refused leaves nothing behind.
-        stored = [
-            found or upload(image, self.store) for found, image in zip(known, images, strict=True)
-        ]
-        return replace(task, images=tuple(stored))
+        if None in known:
+            # Only now: a task that is refused leaves nothing behind.
+            changes["images"] = tuple(
+                found or upload(image, self.store)
+                for found, image in zip(known, images, strict=True)
+            )
+        return replace(task, **changes) if changes else task
 
     def _draft(self, submission: Submission) -> tuple[list[ImageArgument], Task, Demand]:
         """The images, the task with those that are stored already, and what it asks for."""
@@ -141,6 +205,16 @@ class Submitter:
             asked.check([_least_tokens(image, asked.num_crops) for image in images], context)
 
 
+def _message(new: New, task: Task, found: Found | None) -> Task | None:
+    """What has to be published: the new task, or what an earlier submit may have left unsent."""
+    if found is None:
+        return None if new.delay_seconds else task
+    if not found.needs_message:
+        return None
+    # As that submit has it: lane, deadline and labels may be others.
+    return task if found.task is None else read_task(json.loads(found.task))
+
+
 def _least_tokens(image: ImageArgument, num_crops: int) -> int | None:
     """Of an image in hand, whichever way it lies: an orientation may be overlooked in its header.
 
@@ -161,7 +235,8 @@ def raise_for_state(status: Status) -> None:
     """Raise unless the task has an answer."""
     if status.state is State.FAILURE:
         failure = status.failure
-        assert failure is not None, "a failed record carries its failure"
+        if failure is None:  # somebody has spoilt the record
+            raise TaskFailed(f"task {status.id} failed")
         raise TaskFailed(failure.message, failure.code, failure.retryable)
     if status.state is State.REVOKED:
         raise TaskRevoked(f"task {status.id} was cancelled")

@@ -63,6 +63,7 @@ class Watch:
             max_connections=2,
             timeout=timeout_seconds,
             decode_responses=True,
+            encoding_errors="replace",
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
@@ -84,7 +85,8 @@ class Watch:
         with mapped_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 queue_status(pipe, self._names, task_ids)
-                return list(parse_statuses(task_ids, await pipe.execute()))
+                replies = await pipe.execute(raise_on_error=False)
+                return list(parse_statuses(task_ids, replies))
 
     async def wait(self, task_id: str, timeout_seconds: float | None = None) -> Status:
         """Return once the task is final.
@@ -148,7 +150,10 @@ class Watch:
             watched.error = exc
             return False
         if not watched.status.is_known:
-            raise TaskUnknown(f"no task {task_id}")
+            failure = watched.status.failure
+            raise TaskUnknown(
+                f"task {task_id}: {failure.message}" if failure else f"no task {task_id}"
+            )
         return watched.status.is_done
 
     async def _pause(self) -> None:

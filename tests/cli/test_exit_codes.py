@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import json_of, visionq
+from visionq import Client
 
 Env = dict[str, str]
 
@@ -43,6 +44,26 @@ def test_expired_task_exits_1(answering: Env) -> None:
     )
     assert result.exit_code == 1
     assert json_of(result)["error"] == "TaskExpired"
+
+
+def test_answer_that_is_gone_from_the_store_exits_1(
+    answering: Env, service: Client, pictures: Path
+) -> None:
+    done = visionq(answering, "submit", "ocr", pictures / "shelf_after.png", "--wait", "--json")
+    task_id = json_of(done)["task_id"]
+    store = service._submitter.store
+    store.delete(f"results/{task_id}.json")
+    result = visionq(answering, "result", task_id, "--json")
+    assert (result.exit_code, json_of(result)["error"]) == (1, "ResultGone")
+
+
+def test_key_that_is_in_use_for_something_else_exits_2_and_names_its_task(idle: Env) -> None:
+    order = ("submit", "ocr", "inputs/0", "--idempotency-key=order-17")
+    task_id = visionq(idle, *order).stdout.strip()
+    result = visionq(idle, *order, "--question=Author?", "--json")
+    assert result.exit_code == 2
+    said = json_of(result)
+    assert (said["error"], said["task_id"]) == ("IdempotencyConflict", task_id)
 
 
 @pytest.mark.parametrize(

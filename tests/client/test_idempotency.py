@@ -37,12 +37,20 @@ def test_without_a_key_equal_submits_are_two_tasks(
     assert worker.message_ids() == [first.id, second.id]
 
 
-def test_the_first_submit_decides_what_the_task_is(
+def test_the_first_submit_decides_how_the_task_is_carried_out(
     client: Client, key: str, worker: HandWorker
 ) -> None:
-    client.ocr(key, "Title?", idempotency_key="order-17")
-    client.ocr(key, "Author?", idempotency_key="order-17", lane="bulk")
-    assert worker.task(ORDER_17_OF_DEFAULT).question == "Title?"
+    client.ocr(key, idempotency_key="order-17", labels={"try": "1"})
+    client.ocr(
+        key,
+        idempotency_key="order-17",
+        lane="bulk",
+        labels={"try": "2"},
+        expires_in_seconds=60,
+        start_in_seconds=30,
+    )
+    assert worker.task(ORDER_17_OF_DEFAULT).labels == {"try": "1"}
+    assert worker.task(ORDER_17_OF_DEFAULT).deadline is None
     assert worker.messages("bulk") == []
 
 

@@ -7,16 +7,22 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import redis
+from pydantic import BaseModel
 
 from tests.client.hand_worker import HandWorker
 from tests.support.waiting import wait_until
 from visionq import (
     Client,
+    ResultGone,
+    ResultUnreadable,
     State,
+    StorageError,
+    StoreAddress,
     TaskExpired,
     TaskFailed,
     TaskHandle,
@@ -26,7 +32,7 @@ from visionq import (
     VisionqError,
     WaitTimeout,
 )
-from visionq.errors import InvalidTask, ObjectMissing
+from visionq.local import LocalUrls
 from visionq.names import result_key
 
 BOUND_SECONDS = 20.0
@@ -227,23 +233,71 @@ def test_a_task_that_was_cancelled_or_came_too_late_has_no_answer(
         handle.result(BOUND_SECONDS)
 
 
-def test_an_answer_that_is_gone_from_the_store_is_missed_by_its_key(
+def test_an_answer_that_is_gone_from_the_store_is_said_to_be_gone(
     client: Client, key: str, worker: HandWorker
 ) -> None:
     handle = client.ocr(key)
-    worker.end(handle.id, State.SUCCESS)
-    with pytest.raises(ObjectMissing, match=handle.result_key):
+    worker.succeed(handle.id)
+    worker.store.delete(handle.result_key)
+    with pytest.raises(ResultGone, match=handle.result_key) as caught:
         handle.result(BOUND_SECONDS)
+    assert not isinstance(caught.value, StorageError)
+    with pytest.raises(ResultGone):
+        client.parsed(handle.id, BaseModel, 0)
 
 
-def test_an_answer_that_is_damaged_is_a_typed_error(
+def test_a_failure_is_reported_though_its_object_is_gone(
     client: Client, key: str, worker: HandWorker
 ) -> None:
     handle = client.ocr(key)
-    worker.store.put(result_key(handle.id), b'{"task_id": "cut o')
-    worker.end(handle.id, State.SUCCESS)
-    with pytest.raises(InvalidTask, match="Invalid JSON"):
+    worker.end(handle.id, State.FAILURE, code="not_an_image", message="it is none")
+    with pytest.raises(TaskFailed, match="it is none"):
         handle.result(BOUND_SECONDS)
+
+
+def test_a_store_or_a_bucket_that_is_away_does_not_make_an_answer_gone(
+    client: Client,
+    key: str,
+    worker: HandWorker,
+    urls: LocalUrls,
+    address: StoreAddress,
+    closed_port: int,
+) -> None:
+    handle = client.ocr(key)
+    worker.succeed(handle.id)
+    for elsewhere in (
+        replace(address, endpoint_url=f"http://127.0.0.1:{closed_port}"),
+        replace(address, bucket="nobody-made-this"),
+        replace(address, secret_key="wrong"),
+    ):
+        with (
+            Client(urls.broker_url, elsewhere, namespace=worker.names.namespace) as other,
+            pytest.raises(StorageError),
+        ):
+            other.result(handle.id, 0)
+    assert handle.result(0).text == "a hand-made answer"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b'{"task_id": "cut o', "Invalid JSON"),
+        (b"", "Invalid JSON"),
+        (b"\xff\xfe", "Invalid JSON"),
+        (b"[]", "Result"),
+        (b'{"version": 2, "outcome": {"text": "in another place"}}', "version 2"),
+        (b'{"version": 2, "task_id": 5}', "version 2"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_a_typed_error(
+    client: Client, key: str, worker: HandWorker, content: bytes, named: str
+) -> None:
+    handle = client.ocr(key)
+    worker.store.put(result_key(handle.id), content)
+    worker.end(handle.id, State.SUCCESS)
+    with pytest.raises(ResultUnreadable, match=named) as caught:
+        handle.result(BOUND_SECONDS)
+    assert handle.result_key in str(caught.value)
 
 
 # The end of the client.

@@ -13,7 +13,7 @@ from tests.worker.workbench import Workbench, workbench
 from visionq import StoreAddress
 from visionq.contract import Failure, Result, State, Task, dump_result
 from visionq.objects import ObjectStore
-from visionq.records import Records
+from visionq.records import Key, Records
 
 
 @pytest.fixture
@@ -88,3 +88,30 @@ def test_replayed_dead_letter_replaces_its_failure(bench: Workbench) -> None:
     stored = bench.stored(task)
     assert stored is not None
     assert stored.text == "a scripted answer"
+
+
+@pytest.mark.parametrize("num_lost_attempts", [0, 1])
+def test_object_of_a_key_whose_record_has_ended_is_not_taken_for_the_new_task_s(
+    bench: Workbench, num_lost_attempts: int
+) -> None:
+    """A key's first task has the same id again when the record of the earlier one is gone."""
+    task = bench.task(question="Something else?", is_submitted=False)
+    bench.store.put(task.result_key, dump_result(earlier(task)))
+    bench.records.create(task, key=Key(first_id=task.id, fingerprint="of something else"))
+    for _ in range(num_lost_attempts):
+        bench.records.start(task, owner="lost", max_new_tokens=10)
+    assert bench.run(task).text == "a scripted answer"
+    stored = bench.stored(task)
+    assert stored is not None
+    assert stored.text == "a scripted answer"
+
+
+def test_object_that_a_lost_attempt_of_a_key_s_task_has_stored_is_reported(
+    bench: Workbench,
+) -> None:
+    task = bench.task(is_submitted=False)
+    bench.records.create(task, key=Key(first_id=task.id, fingerprint="of the same"))
+    now = bench.records.start(task, owner="lost", max_new_tokens=10).now
+    first = replace(earlier(task), finished_at=now)
+    bench.store.put(task.result_key, dump_result(first))
+    assert bench.run(task) == first

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 from time import monotonic, sleep
 from typing import Any
 
@@ -286,6 +287,69 @@ def test_redirect_is_a_url_like_any_other(site: Site, fetcher: FetcherFor, locat
     with fails(FailureCode.INPUT_NOT_ALLOWED):
         fetcher(hosts=(NAME,)).fetch(site.url())
     assert len(site.seen) == 1
+
+
+MALFORMED = [
+    "https://[::",
+    "https://[::1",
+    "https://::1]/",
+    "https://[v1.x]/",
+    "https://[fe80::1%25eth0]/",
+    "//[",
+    "//[::1/a.png",
+    "https://a..b/",
+    "https://.../",
+    f"https://{'a' * 300}.example/",
+    "https://pictures.example:port/",
+    "https://pictures.example:-1/",
+    "https://pictures.example:99999/",
+    "https://%zz/",
+    "https://%00/",
+    "https://xn--/",
+    "https://xn--a-ecp.example/",
+    "https://\xff/",
+    "https://\x01/",
+    "https://pictures.example\\@127.0.0.1/",
+    "https://a b/",
+    "https:",
+    "https://",
+    "https:///",
+    "://",
+    "data:,",
+]
+
+
+@pytest.mark.parametrize("location", MALFORMED)
+def test_redirect_to_what_is_no_url_is_refused(
+    site: Site, fetcher: FetcherFor, location: str
+) -> None:
+    def by_name(host: str, port: int) -> Sequence[str]:
+        return [HERE] if host == NAME else resolve(host, port)
+
+    site.answer = redirect(location)
+    with pytest.raises(TaskError) as caught:
+        fetcher(by_name, max_redirects=1, total_seconds=2.0).fetch(site.url())
+    assert site.seen
+    assert caught.value.code in (FailureCode.INPUT_NOT_ALLOWED, FailureCode.INPUT_UNAVAILABLE)
+
+
+def test_redirect_to_strange_places_fails_by_its_code(site: Site, fetcher: FetcherFor) -> None:
+    random = Random(7)
+    starts = ["https://", "//", "https:", "/", ""]
+    parts = ["[", "]", ":", "::", "@", "%", "%2", "?", "#", "..", "a", "\xe9", " ", "\\", "\t"]
+    parts += [NAME, str(site.port), "127.0.0.1", "443", "xn--", "/"]
+    found = fetcher(hosts=(NAME,), max_redirects=1)
+    for _ in range(300):
+        rest = "".join(random.choices(parts, k=random.randint(1, 6)))
+        site.answer = redirect(random.choice(starts) + rest)
+        with pytest.raises(TaskError):
+            found.fetch(site.url())
+
+
+@pytest.mark.parametrize("url", [one for one in MALFORMED if one.startswith("https://")])
+def test_url_that_is_none_is_refused(fetcher: FetcherFor, url: str) -> None:
+    with pytest.raises(TaskError):
+        fetcher(resolve, is_public, total_seconds=0.2).fetch(url)
 
 
 def test_redirect_to_this_machine_meets_nobody(site: Site, fetcher: FetcherFor) -> None:

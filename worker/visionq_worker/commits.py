@@ -134,13 +134,30 @@ class Commits:
         return result
 
     def _stored_before(self, run: Run) -> Result | None:
-        """The task's result object, unless it is the failure of a dead letter that is replayed."""
+        """The task's result object, unless it is the failure of a dead letter that is replayed.
+
+        Raises `Postponed` where only Redis knows whose object it is, and stays away.
+        """
         try:
             stored = read_result(self._store.get(run.task.result_key))
         except (ObjectMissing, InvalidTask):
             return None
         code = stored.failure.code if stored.failure else None
-        return None if code == FailureCode.WORKER_LOST else stored
+        is_ours = code != FailureCode.WORKER_LOST and not self._is_outlived(run, stored)
+        return stored if is_ours else None
+
+    def _is_outlived(self, run: Run, stored: Result) -> bool:
+        """Whether an earlier task with this id has left the object, whose record has gone since.
+
+        Only the first task of an idempotency key has the id of another one.
+        """
+        if stored.finished_at >= run.attempt.submitted_at:
+            return False
+
+        def ask() -> bool:
+            return self._records.is_first_of_key(run.task.id)
+
+        return self._until_heard(run, "stored", ask)
 
     def _report(self, run: Run, result: Result) -> None:
         """Bring the record to its end."""

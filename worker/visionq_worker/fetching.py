@@ -110,7 +110,7 @@ class Fetcher:
                 if reply.status not in REDIRECTS or not location:
                     message = f"an image URL answers with status {reply.status}"
                     raise TaskError(FailureCode.INPUT_MISSING, message)
-                url = urljoin(url, location)
+                url = _joined(url, location)
         raise _refused("an image URL redirects too often")
 
     @contextmanager
@@ -184,6 +184,14 @@ class Fetcher:
         left = max(0.001, deadline - monotonic())
         connect = min(self._rules.connect_seconds, left)
         return Timeout(connect=connect, read=min(READ_SECONDS, left))
+
+
+def _joined(url: str, location: str) -> str:
+    """Where a redirect leads."""
+    try:
+        return urljoin(url, location)
+    except ValueError as exc:  # a bracket that is not closed, or a character that is none of a host
+        raise _refused("an image URL redirects to what is no URL") from exc
 
 
 def _checked(text: str, rules: UrlRules) -> Url:

@@ -1,0 +1,64 @@
+"""What a broker's URL may be, for all three libraries that read it.
+
+redis-py, its asyncio half and kombu each take other options from a URL, and raise what they like
+for the rest, some of it after a record has been written. So a URL is checked here, before any of
+them sees it. No message shows any of it: it may hold the password.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from visionq.errors import SettingsError
+
+SCHEMES = ("redis", "rediss")
+TLS_OPTIONS = frozenset({"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+"""Of `rediss`, and there are no others: the time-outs are settings of ours."""
+CERTIFICATE_RULES = frozenset({"required", "optional", "none"})
+
+_BREAKING = re.compile("[\x00-\x20\x7f\ud800-\udfff]")
+_DATABASE = re.compile(r"/?|/[0-9]{1,9}")
+
+
+def check_broker_url(url: object) -> None:
+    """Raise `SettingsError` unless it is `redis[s]://user:password@host:port/database`."""
+    if not isinstance(url, str) or _BREAKING.search(url):
+        raise _wrong("it must be a string without spaces")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as exc:
+        raise _wrong() from exc
+    if parts.scheme not in SCHEMES:
+        raise _wrong("it must start with redis:// or rediss://")
+    if port == 0 or not _is_host(parts.hostname or "localhost"):
+        raise _wrong("there can be no such host or port")
+    if parts.fragment:
+        raise _wrong("a # in the password is written %23")
+    if _DATABASE.fullmatch(parts.path) is None:
+        raise _wrong("behind the host comes the number of a database, or nothing")
+    _check_options(parts)
+
+
+def _check_options(parts: SplitResult) -> None:
+    known = TLS_OPTIONS if parts.scheme == "rediss" else frozenset()
+    for name, value in parse_qsl(parts.query, keep_blank_values=True, separator="&"):
+        if name in ("password", "username"):
+            raise _wrong("user and password stand before the host: user:password@host")
+        if name not in known:
+            raise _wrong("behind a ? it takes only " + ", ".join(sorted(TLS_OPTIONS)) + " (rediss)")
+        if name == "ssl_cert_reqs" and value not in CERTIFICATE_RULES:
+            raise _wrong("ssl_cert_reqs must be " + ", ".join(sorted(CERTIFICATE_RULES)))
+
+
+def _is_host(name: str) -> bool:
+    try:
+        name.encode("idna")
+    except UnicodeError:  # a part of it is empty, or too long
+        return False
+    return True
+
+
+def _wrong(why: str = "") -> SettingsError:
+    return SettingsError("url is not redis://user:password@host:port/db" + (why and f": {why}"))
