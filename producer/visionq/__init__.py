@@ -24,10 +24,12 @@ from visionq.contract import (
 )
 from visionq.errors import (
     BrokerUnavailable,
+    IdempotencyConflict,
     InvalidTask,
     NoValue,
     PromptTooLong,
     QueueFull,
+    ResultGone,
     SchemaUnsupported,
     SettingsError,
     StorageError,
@@ -53,6 +55,7 @@ __all__ = [
     "Client",
     "Estimate",
     "Failure",
+    "IdempotencyConflict",
     "ImageRef",
     "InvalidTask",
     "Kind",
@@ -64,6 +67,7 @@ __all__ = [
     "QueueFull",
     "QueueLimits",
     "Result",
+    "ResultGone",
     "SchemaUnsupported",
     "SettingsError",
     "State",

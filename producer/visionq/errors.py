@@ -12,6 +12,7 @@
     │   ├── PromptTooLong        no worker has a context that it could fit into
     │   ├── UnsupportedOption
     │   └── SchemaUnsupported    carries the JSON `pointer` of what is not carried out
+    ├── IdempotencyConflict      the idempotency key is in use for another content
     ├── QueueFull                too many tasks wait; carries `retry_after_seconds`
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
     ├── StorageError             the object store refused or did not answer
@@ -20,7 +21,8 @@
     │   ├── BucketMissing
     │   ├── ObjectMissing
     │   └── ObjectTooLarge
-    ├── WaitTimeout              the task goes on; only the waiting ended
+    ├── WaitTimeout              the task goes on; only the waiting ended; carries its last `status`
+    ├── ResultGone               the task was answered, but its result object is gone
     ├── NoValue                  there is an answer, but no value in it; carries the `result`
     └── TaskNotDone              there is no answer, and there will be none
         ├── TaskUnknown
@@ -39,7 +41,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from visionq.contract import Result
+    from visionq.contract import Result, Status
 
 
 class VisionqError(Exception):
@@ -122,6 +124,10 @@ class SchemaUnsupported(InvalidTask):
         return f"schema at {pointer or 'its root'}: {why}"
 
 
+class IdempotencyConflict(VisionqError):
+    """The idempotency key is in use for another content."""
+
+
 class QueueFull(VisionqError):
     """Too many tasks wait already; nothing was accepted."""
 
@@ -160,6 +166,14 @@ class ObjectTooLarge(StorageError):
 
 class WaitTimeout(VisionqError):
     """The task did not end within the time given; it goes on."""
+
+    def __init__(self, message: str | None = None, status: Status | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ResultGone(VisionqError):
+    """The task has ended with an answer, but its result object is no longer in the store."""
 
 
 class NoValue(VisionqError):
