@@ -1,0 +1,124 @@
+"""Wrong usage of a command line: what the two programs say of options, commands and questions."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from visionq.errors import InvalidImage, InvalidTask
+from visionq.inputs import as_reference, split_page
+from visionq.terminal import one_line, printable
+
+_ARGUMENTS = "visionq.arguments"
+# A data URI, a size in pixels, or the ending of a file that is not there.
+_NO_WORDS = re.compile(r"^data:|^[0-9]+x[0-9]+$|\.[A-Za-z][A-Za-z0-9]{1,4}$")
+
+
+class Program(click.Group):
+    """A group of commands that names what there is when something else was asked for."""
+
+    def make_context(self, info_name: Any, args: list[str], *more: Any, **extra: Any) -> Any:
+        given = tuple(args)
+        with _explained():
+            context = super().make_context(info_name, args, *more, **extra)
+        context.meta.setdefault(_ARGUMENTS, given)
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _explained():
+            return super().invoke(ctx)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            there_are = ", ".join(self.list_commands(ctx))
+            raise click.UsageError(f"No such command {args[0]!r}; there are {there_are}.", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A usage error lists the options that there are, and cannot command the terminal."""
+    try:
+        yield
+    except click.NoSuchOption as error:
+        name = one_line(error.option_name)
+        raise click.UsageError(f"No such option {name}; {_known(error.ctx)}.", error.ctx) from error
+    except click.UsageError as error:
+        said = error.format_message()
+        if printable(said) == said:
+            raise
+        raise click.UsageError(printable(said), error.ctx) from error
+
+
+def _known(context: click.Context | None) -> str:
+    if context is None:
+        return "see --help"
+    known = f"there are {', '.join(_options(context))}"
+    parent = context.parent
+    if parent is None:
+        return known
+    return f"{known}; and before {context.info_name}: {', '.join(_options(parent))}"
+
+
+def _options(context: click.Context) -> list[str]:
+    return [
+        "/".join((*parameter.opts, *parameter.secondary_opts))
+        for parameter in context.command.get_params(context)
+        if isinstance(parameter, click.Option)
+    ]
+
+
+def refuse_question_among(images: Sequence[str], question: str | None) -> None:
+    """Raise `InvalidTask` where the last arguments are words and no images: is it the question?
+
+    The message has the command line as it was probably meant.
+    """
+    words: list[str] = []
+    for image in reversed(images):
+        if _may_be_image(image):
+            break
+        words.insert(0, image)
+    if question is not None or not words or len(words) == len(images):
+        return
+    meant = " ".join(words)
+    raise InvalidTask(
+        f"{meant!r} is no image; if it is the question: {_with_question(words, meant)}"
+    )
+
+
+def _may_be_image(image: str) -> bool:
+    try:
+        if as_reference(image) is not None:
+            return True
+        file, _ = split_page(image)
+    except InvalidImage:
+        return True  # of a form of its own, and wrong
+    path = Path(str(file))
+    try:
+        is_there = path.exists()
+    except (OSError, ValueError):  # too long for a name, or with a null character
+        is_there = False
+    return is_there or _NO_WORDS.search(image) is not None
+
+
+def _with_question(words: Sequence[str], meant: str) -> str:
+    """The command line of this moment, with those words behind `-q`."""
+    context = click.get_current_context()
+    arguments = list(context.meta.get(_ARGUMENTS, ()))
+    places: list[int] = []
+    for word in reversed(words):
+        end = places[-1] if places else len(arguments)
+        places.append(max(i for i in range(end) if arguments[i] == word))
+    for place in places:
+        del arguments[place]
+    first = min([places[-1], *(i for i, one in enumerate(arguments) if one == "--")])
+    arguments[first:first] = ["-q", meant]
+    return shlex.join([str(context.find_root().info_name), *arguments])
