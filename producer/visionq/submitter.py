@@ -11,7 +11,14 @@ from dataclasses import dataclass, field, replace
 
 from visionq.broker import Publisher
 from visionq.contract import Result, State, Status, Task, read_result
-from visionq.errors import InvalidTask, TaskExpired, TaskFailed, TaskRevoked
+from visionq.errors import (
+    InvalidTask,
+    ObjectMissing,
+    ResultGone,
+    TaskExpired,
+    TaskFailed,
+    TaskRevoked,
+)
 from visionq.estimates import Demand, Estimate, demand, estimate
 from visionq.fleet import Fleets
 from visionq.image_sizes import image_size, size_in_hand
@@ -89,7 +96,11 @@ class Submitter:
     def result(self, status: Status) -> Result:
         """The stored result of a final task. Raises what stands in the way of an answer."""
         raise_for_state(status)
-        return read_result(self.store.get(result_key(status.id)))
+        try:
+            content = self.store.get(result_key(status.id))
+        except ObjectMissing as exc:
+            raise ResultGone(f"{result_key(status.id)} is no longer in the store") from exc
+        return read_result(content)
 
     def close(self) -> None:
         self._publisher.close()

@@ -16,6 +16,7 @@ from tests.client.hand_worker import HandWorker
 from tests.support.waiting import wait_until
 from visionq import (
     Client,
+    ResultGone,
     State,
     TaskExpired,
     TaskFailed,
@@ -26,7 +27,7 @@ from visionq import (
     VisionqError,
     WaitTimeout,
 )
-from visionq.errors import InvalidTask, ObjectMissing
+from visionq.errors import InvalidTask
 from visionq.names import result_key
 
 BOUND_SECONDS = 20.0
@@ -232,7 +233,7 @@ def test_an_answer_that_is_gone_from_the_store_is_missed_by_its_key(
 ) -> None:
     handle = client.ocr(key)
     worker.end(handle.id, State.SUCCESS)
-    with pytest.raises(ObjectMissing, match=handle.result_key):
+    with pytest.raises(ResultGone, match=handle.result_key):
         handle.result(BOUND_SECONDS)
 
 
