@@ -379,7 +379,9 @@ def _print_result(answer: Result, *, as_json: bool) -> None:
 
 def _has_boxes(answer: Result) -> bool:
     """Whether the value is that of the parser `boxes`: none that a schema has asked for."""
-    return isinstance(answer.value, list) and answer.provenance.schema_digest is None
+    if not isinstance(answer.value, list) or answer.provenance.schema_digest is not None:
+        return False
+    return all(isinstance(one, dict) and {"label", "box"} <= one.keys() for one in answer.value)
 
 
 def _print_boxes(answer: Result) -> None:
@@ -387,7 +389,7 @@ def _print_boxes(answer: Result) -> None:
     is_page = any(page is not None for page in answer.provenance.input_pages[:1])
     say(f"left top right bottom, in {'points of the page' if is_page else 'pixels'}")
     for one in answer.value:
-        edges = " ".join(str(edge) for edge in one["box"])
+        edges = " ".join(map(str, one["box"]))
         score = f" ({one['score']:.2f})" if "score" in one else ""
         say(one_line(f"{edges} {one['label']}{score}"))
     if not answer.value:

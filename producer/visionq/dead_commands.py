@@ -21,7 +21,7 @@ from visionq.shell import (
     say_none,
 )
 from visionq.terminal import one_line
-from visionq.usage import Program
+from visionq.usage import Amount, Program
 
 SECONDS_PER_DAY = 24 * 3600
 
@@ -100,7 +100,7 @@ def replay_dead(
 @dead.command("purge")
 @click.argument("letter_ids", nargs=-1)
 @_reason_option
-@click.option("--older-than", "days", type=click.FloatRange(min=0), help="Days, at the least.")
+@click.option("--older-than", "days", type=Amount(), help="Days, at the least.")
 @click.option("--all", "is_all", is_flag=True, help="All dead letters.")
 @click.option("--yes", "is_sure", is_flag=True, help="Needed for letters that are not named.")
 @json_option

@@ -29,6 +29,7 @@ from visionq.errors import (
 from visionq.fields import read_field
 from visionq.settings import ENV_NESTED, ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
 from visionq.terminal import json_text, one_line, printable
+from visionq.usage import Amount
 
 EXIT_NO_ANSWER = 1
 EXIT_USAGE = 2
@@ -56,11 +57,19 @@ class Session:
     """The options given before the command, and the settings and client they lead to."""
 
     def __init__(self, file: Path | None, state_folder: Path | None) -> None:
+        self.file = file
+        self.is_state_named = state_folder is not None
+        self._named_folder = state_folder
+
+    @property
+    def state_folder(self) -> Path:
+        """Raises `SettingsError` where none is named and this user has no home."""
         from visionq.up import default_state_folder
 
-        self.file = file
-        self.state_folder = state_folder or default_state_folder()
-        self.is_state_named = state_folder is not None
+        try:
+            return self._named_folder or default_state_folder()
+        except RuntimeError as exc:
+            raise SettingsError(f"no state folder: {exc}; name one by --state") from exc
 
     def client(self) -> Client:
         return Client.from_settings(self.settings())
@@ -93,12 +102,16 @@ class Session:
         is_elsewhere = self.file or os.environ.get(FILE_VARIABLE)
         if not self.is_state_named and (is_elsewhere or "VISIONQ_BROKER__URL" in os.environ):
             return {}
-        urls = read_urls(self.state_folder)
+        try:
+            folder = self.state_folder
+        except SettingsError:
+            return {}  # as in a container, where the user is a mere number
+        urls = read_urls(folder)
         if urls is None and self.is_state_named:
-            raise BrokerUnavailable(f"no `visionq up` runs with the folder {self.state_folder}")
+            raise BrokerUnavailable(f"no `visionq up` runs with the folder {folder}")
         if urls is None:
             return {}
-        model = read_model(self.state_folder)
+        model = read_model(folder)
         if not self.is_state_named:
             model = {key: told for key, told in model.items() if not _is_set("model", key)}
         return {**settings_flags(urls), "model": model}
@@ -150,7 +163,7 @@ def say_none() -> None:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 timeout_option = click.option(
-    "--timeout", type=click.FloatRange(min=0), help="Seconds to wait; default: for ever."
+    "--timeout", type=Amount(), help="Seconds to wait; default: for ever."
 )
 
 

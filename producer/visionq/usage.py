@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,19 @@ class Program(click.Group):
             there_are = ", ".join(self.list_commands(ctx))
             raise click.UsageError(f"No such command {args[0]!r}; there are {there_are}.", ctx)
         return super().resolve_command(ctx, args)
+
+
+class Amount(click.FloatRange):
+    """A number of at least 0. `nan`, which no comparison refuses, is none."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 @contextmanager

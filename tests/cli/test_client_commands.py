@@ -296,6 +296,7 @@ PARTS = '[{"label": "cat", "box": [20, 50, 470, 512]}]'
             {"text": PARTS, "value": BOXES, "provenance": Provenance(schema_digest="d")},
             f"{PARTS}\n",
         ),
+        ({"value": [[1], {"label": "x"}]}, '[[1], {"label": "x"}]\n'),
         ({}, "null\n"),
         ({"value": {"a": 1}}, '{"a": 1}\n'),
     ],

@@ -56,6 +56,8 @@ def test_expired_task_exits_1(answering: Env) -> None:
         (["submit", "ocr", "inputs/0", "--top-p=2"], "visionq: top_p must be a number, 0.0 to"),
         (["submit", "ocr"], "Usage: visionq submit "),
         (["result", NOBODY, "--timeout=-1"], "Usage: visionq result "),
+        (["wait", NOBODY, "--timeout=nan"], "Usage: visionq wait "),
+        (["dead", "purge", "--older-than=nan", "--yes"], "Usage: visionq dead purge "),
         (["sing"], "Usage: visionq "),
         (["--settings", "nowhere.toml", "ls"], "visionq: there is no settings file nowhere.toml"),
     ],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -147,3 +150,38 @@ def test_a_label_needs_a_name_of_its_own_and_a_value(idle: Env, labels: list[str
     refused = visionq(idle, "submit", "ocr", "inputs/a", *options)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "is not NAME=VALUE with a name of its own" in refused.stderr
+
+
+WITHOUT_HOME = """
+import os, sys
+os.environ.pop("HOME"), os.environ.pop("XDG_STATE_HOME", None)
+os.setresuid(54_321, 0, 0)  # a number without a name, as in many containers
+from {module} import main
+main({arguments!r})
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+@pytest.mark.parametrize(
+    ("module", "arguments", "code"),
+    [
+        ("visionq_worker.cli", ["probe", "live"], 2),
+        ("visionq_worker.cli", ["check", "--quick"], 1),
+        ("visionq.cli", ["ls"], 5),
+        ("visionq.cli", ["up"], 2),
+    ],
+)
+def test_a_user_without_a_home_needs_no_state_folder(
+    module: str, arguments: list[str], code: int, closed_port: int
+) -> None:
+    set_elsewhere = {"VISIONQ_BROKER__URL": f"redis://127.0.0.1:{closed_port}/0"}
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HOME.format(module=module, arguments=arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | (set_elsewhere if arguments != ["up"] else {}),
+        timeout=60,
+    )
+    assert run.returncode == code, run.stderr
+    assert "Traceback" not in run.stderr
+    assert ("name one by --state" in run.stderr) == (arguments == ["up"])
