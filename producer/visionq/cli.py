@@ -40,23 +40,13 @@ from visionq.shell import (
     timeout_option,
 )
 from visionq.terminal import one_line
-from visionq.usage import Program, refuse_question_among
+from visionq.usage import Program, refuse_question_among, settings_option, state_option
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="visionq")
-@click.option(
-    "--settings",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Settings file; default: VISIONQ_SETTINGS, else ./settings.toml.",
-)
-@click.option(
-    "--state",
-    "state_folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of `visionq up`; default: ~/.local/state/visionq.",
-)
+@settings_option
+@state_option
 @click.pass_context
 def main(context: click.Context, file: Path | None, state_folder: Path | None) -> None:
     """Image questions through a queue, answered by a vision-language model.

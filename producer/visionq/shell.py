@@ -61,6 +61,10 @@ class Session:
         self.is_state_named = state_folder is not None
         self._named_folder = state_folder
 
+    def having(self, *, file: Path | None = None, state_folder: Path | None = None) -> Session:
+        """This one with that in its place."""
+        return Session(file or self.file, state_folder or self._named_folder)
+
     @property
     def state_folder(self) -> Path:
         """Raises `SettingsError` where none is named and this user has no home."""

@@ -21,8 +21,39 @@ _ARGUMENTS = "visionq.arguments"
 _NO_WORDS = re.compile(r"^data:|^[0-9]+x[0-9]+$|\.[A-Za-z][A-Za-z0-9]{1,4}$")
 
 
+_SETTINGS: Any = {
+    "type": click.Path(dir_okay=False, path_type=Path),
+    "help": "Settings file; default: VISIONQ_SETTINGS, else ./settings.toml.",
+}
+_STATE: Any = {
+    "type": click.Path(file_okay=False, path_type=Path),
+    "help": "Folder of `visionq up`, whose servers and model are meant; "
+    "default: ~/.local/state/visionq, where nothing else is set.",
+}
+settings_option = click.option("--settings", "file", **_SETTINGS)
+state_option = click.option("--state", "state_folder", **_STATE)
+
+
+class PlacedCommand(click.Command):
+    """A command that takes these two options behind its name as well as before it."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        own: Any = {"callback": _replaced, "expose_value": False}
+        self.params.append(click.Option(["--settings", "file"], **_SETTINGS, **own))
+        self.params.append(click.Option(["--state", "state_folder"], **_STATE, **own))
+
+
+def _replaced(context: click.Context, option: click.Parameter, value: Path | None) -> None:
+    """For this command, the `Session` that the options before it have led to is another one."""
+    if value is not None:
+        context.obj = context.obj.having(**{str(option.name): value})
+
+
 class Program(click.Group):
     """A group of commands that names what there is when something else was asked for."""
+
+    command_class = PlacedCommand
 
     def make_context(self, info_name: Any, args: list[str], *more: Any, **extra: Any) -> Any:
         given = tuple(args)
@@ -75,19 +106,12 @@ def _explained() -> Iterator[None]:
 def _known(context: click.Context | None) -> str:
     if context is None:
         return "see --help"
-    known = f"there are {', '.join(_options(context))}"
-    parent = context.parent
-    if parent is None:
-        return known
-    return f"{known}; and before {context.info_name}: {', '.join(_options(parent))}"
-
-
-def _options(context: click.Context) -> list[str]:
-    return [
+    known = [
         "/".join((*parameter.opts, *parameter.secondary_opts))
         for parameter in context.command.get_params(context)
         if isinstance(parameter, click.Option)
     ]
+    return f"there are {', '.join(known)}"
 
 
 def refuse_question_among(images: Sequence[str], question: str | None) -> None:

@@ -173,7 +173,7 @@ def test_what_up_prints_works_when_it_is_pasted(tmp_path: Path) -> None:
     """
     (tmp_path / "our.toml").write_text(SETTINGS)
     state = tmp_path / "it's a state"
-    with started(tmp_path, "--settings", "our.toml", "--state", state.name, "up") as up:
+    with started(tmp_path, "up", "--settings", "our.toml", "--state", state.name) as up:
         *_, activate, source = printed_lines(up)
         secrets = _urls(state)
         assert secrets.s3_secret_key not in up.stdout.read_text() + up.stderr.read_text()

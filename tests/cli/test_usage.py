@@ -34,7 +34,7 @@ def test_both_commands_tell_their_version() -> None:
     [
         (["--colour", "ls"], ["--settings", "--state", "--version"]),
         (["submit", "ocr", "a.png", "--lable=a=b"], ["-q/--question", "--label", "--no-reuse"]),
-        (["submit", "ocr", "a.png", "--state=x"], ["before submit: ", "--state"]),
+        (["submit", "ocr", "a.png", "--version"], ["--settings", "--state"]),
         (["submit", "ocr", "a.png", "-x"], ["--label"]),
         (["estimate", "ocr", "a.png", "--temperature=1"], ["--max-new-tokens", "--lane"]),
         (["status", "id", "--timeout=3"], ["--json"]),
@@ -56,7 +56,7 @@ def test_a_wrong_option_of_the_worker_lists_the_known_ones(command: str) -> None
     result = visionq_worker({}, command, "--modle=pocket")
     assert result.exit_code == 2
     assert "No such option --modle; there are " in result.stderr
-    assert "; and before " in result.stderr
+    assert "--settings, --state" in result.stderr
     assert ("--model" in result.stderr) == (command != "probe")
 
 
@@ -185,3 +185,24 @@ def test_a_user_without_a_home_needs_no_state_folder(
     assert run.returncode == code, run.stderr
     assert "Traceback" not in run.stderr
     assert ("name one by --state" in run.stderr) == (arguments == ["up"])
+
+
+def test_settings_and_state_are_taken_before_and_behind_the_command(tmp_path: Path) -> None:
+    file = tmp_path / "our.toml"
+    file.write_text('[kinds.cars]\nprompt = "Count the cars."\n')
+    assert "\ncars " in visionq({}, "--settings", file, "kinds").stdout
+    assert "\ncars " in visionq({}, "kinds", "--settings", file).stdout
+    other = ("--settings", tmp_path / "nowhere.toml")
+    assert "\ncars " in visionq({}, *other, "kinds", "--settings", file).stdout
+    state = tmp_path / "nothing runs here"
+    for line in (["ls"], ["dead", "ls"], ["status", "x"]):
+        before, behind = visionq({}, "--state", state, *line), visionq({}, *line, "--state", state)
+        assert before.exit_code == behind.exit_code == 5
+        assert before.stderr == behind.stderr
+        assert str(state) in behind.stderr
+    for of_worker in (["check"], ["render", "ocr", "640x480"], ["probe", "live"], ["run"]):
+        before = visionq_worker({}, "--state", state, *of_worker)
+        behind = visionq_worker({}, *of_worker, "--state", state)
+        assert before.exit_code == behind.exit_code == 2
+        assert before.stderr == behind.stderr
+        assert str(state) in behind.stderr

@@ -22,7 +22,7 @@ from visionq.settings import Settings, load_settings
 from visionq.shell import Session, print_json, read_fields, read_schema, say
 from visionq.submissions import Submission
 from visionq.terminal import one_line, printable
-from visionq.usage import Program, refuse_question_among
+from visionq.usage import Program, refuse_question_among, settings_option, state_option
 from visionq_worker import __version__
 from visionq_worker.errors import StartError, TaskError
 
@@ -37,19 +37,8 @@ LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-@click.option(
-    "--settings",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Settings file; default: VISIONQ_SETTINGS, else ./settings.toml.",
-)
-@click.option(
-    "--state",
-    "state_folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of `visionq up`, whose servers and model are meant; for check and render, "
-    "~/.local/state/visionq where nothing else is set.",
-)
+@settings_option
+@state_option
 @click.pass_context
 def main(context: click.Context, file: Path | None, state_folder: Path | None) -> None:
     """The GPU worker of visionq."""
