@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionq import Client, Result, TaskHandle
+from visionq.contract import Timings
 from visionq.errors import VisionqError
 from visionq.kinds import BUILTIN_KINDS
 from visionq.progress import ProgressLine, follow
 from visionq.settings import load_settings
+from visionq.terminal import one_line, printable
 from visionq.up import Service, running_service, settings_flags
 
 HERE = Path(__file__).parent
@@ -86,26 +88,31 @@ def main() -> int:
     parser.add_argument(
         "--model", default=POCKET, help="pocket, a hub id or a folder; tiny: random weights"
     )
-    model = parser.parse_args().model
-    STATE_FOLDER.mkdir(parents=True, exist_ok=True)
-    log = STATE_FOLDER / "worker.log"
+    parser.add_argument(
+        "--state", type=Path, default=STATE_FOLDER, help="folder of queue, store and log"
+    )
+    given = parser.parse_args()
+    model, state_folder = given.model, given.state
+    state_folder.mkdir(parents=True, exist_ok=True)
+    log = state_folder / "worker.log"
     log.unlink(missing_ok=True)
     try:
         with running_service(
-            STATE_FOLDER, worker_flags=[f"--model={model}"], worker_log=log
+            state_folder, worker_flags=[f"--model={model}"], worker_log=log
         ) as service:
             jobs = POCKET_JOBS if model == POCKET else JOBS
             show_all(service, jobs, is_noise=model == "tiny")
     except VisionqError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: {one_line(str(error))}", file=sys.stderr)
         if log.exists():
             print("\nThe worker's last lines:", file=sys.stderr)
-            print("\n".join(log.read_text().splitlines()[-5:]), file=sys.stderr)
+            last = log.read_text(errors="replace").splitlines()[-5:]
+            print(printable("\n".join(last)), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    print("Everything is stopped; the results stay under .state/demo/s3.")
+    print(f"Everything is stopped; the results stay under {_short(state_folder / 's3')}.")
     return 0
 
 
@@ -130,22 +137,39 @@ def submit(client: Client, job: Job, limit: int | None) -> TaskHandle:
 
 
 def show(result: Result, handle: TaskHandle, bucket: str) -> None:
-    seconds = result.timings
-    assert result.usage is not None
-    assert result.verdict is not None
-    print("  > " + str(result.text).replace("\n", "\n    "))
-    reasons = ", ".join(result.verdict.reasons)
-    print(f"  verdict: {result.verdict.outcome}{f' ({reasons})' if reasons else ''}")
-    print(
-        f"  queue {seconds.queue_seconds:.2f} s, fetch {seconds.fetch_seconds:.3f} s, "
-        f"prepare {seconds.prepare_seconds:.3f} s, prefill {seconds.prefill_seconds:.2f} s, "
-        f"decode {seconds.decode_seconds:.2f} s"
-    )
-    print(
-        f"  {result.usage.prompt_tokens} prompt tokens ({result.usage.image_tokens} of images), "
-        f"{result.usage.completion_tokens} generated"
-    )
+    """The answer, and what its result tells of it: not every result tells everything."""
+    print("  > " + printable(result.text or "(no text)").replace("\n", "\n    "))
+    if result.verdict is not None:
+        reasons = ", ".join(result.verdict.reasons)
+        print(f"  verdict: {result.verdict.outcome}{f' ({reasons})' if reasons else ''}")
+    if result.provenance.reused_from is not None:
+        print(f"  the answer of task {result.provenance.reused_from}, which asked the same")
+    if phases := _phases(result.timings):
+        print(f"  {phases}")
+    if result.usage is not None:
+        print(
+            f"  {result.usage.prompt_tokens} prompt tokens "
+            f"({result.usage.image_tokens} of images), "
+            f"{result.usage.completion_tokens} generated"
+        )
     print(f"  stored as s3://{bucket}/{handle.result_key}")
+
+
+def _phases(timings: Timings) -> str:
+    """The seconds of each phase that the task has gone through."""
+    digits = {"queue": 2, "fetch": 3, "prepare": 3, "prefill": 2, "decode": 2}
+    taken = {name: getattr(timings, f"{name}_seconds") for name in digits}
+    return ", ".join(
+        f"{name} {seconds:.{digits[name]}f} s"
+        for name, seconds in taken.items()
+        if seconds is not None
+    )
+
+
+def _short(folder: Path) -> str:
+    """As seen from the clone, if it lies there."""
+    clone = HERE.parent
+    return str(folder.relative_to(clone) if folder.is_relative_to(clone) else folder)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ the object store cannot be reached.
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import signal
 import sys
 import threading
@@ -21,33 +24,29 @@ from visionq.contract import Result, State, Status
 from visionq.dead_commands import dead
 from visionq.kinds import Kind
 from visionq.progress import ProgressLine, describe, follow
-from visionq.settings import load_settings
+from visionq.settings import ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
 from visionq.shell import (
     EXIT_NO_ANSWER,
     EXIT_UNKNOWN,
     Session,
     field_option,
     json_option,
+    label_option,
     print_json,
     reported,
+    say,
+    say_none,
     schema_option,
     timeout_option,
 )
+from visionq.terminal import one_line
+from visionq.usage import Program, refuse_question_among, settings_option, state_option
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--settings",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Settings file; default: VISIONQ_SETTINGS, else ./settings.toml.",
-)
-@click.option(
-    "--state",
-    "state_folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of `visionq up`; default: ~/.local/state/visionq.",
-)
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="visionq")
+@settings_option
+@state_option
 @click.pass_context
 def main(context: click.Context, file: Path | None, state_folder: Path | None) -> None:
     """Image questions through a queue, answered by a vision-language model.
@@ -73,29 +72,61 @@ def up(
     session: Session, model: str | None, device: str | None, num_workers: int, as_json: bool
 ) -> None:
     """Run Valkey, an S3 server and workers here, until Ctrl-C."""
-    from visionq.up import running_service
+    from visionq import env_file
+    from visionq.up import running_service, settings_environment
 
     flags = [f"--model={model}"] if model else []
     flags += [f"--device={device}"] if device else []
-    load_settings(session.file)  # what is wrong there is said once and here, not by each worker
+    # What is wrong there is said once and here, not by each worker.
+    settings = load_settings(session.file, model={"source": model, "device": device})
     stopped = threading.Event()
     # The last one is the closing of our terminal.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopped.set())
-    with running_service(
-        session.state_folder,
-        num_workers=num_workers,
-        worker_flags=flags,
-        settings_file=session.file,
-    ) as service:
+    with (
+        running_service(
+            session.state_folder,
+            num_workers=num_workers,
+            worker_flags=flags,
+            settings_file=session.file,
+        ) as service,
+        env_file.written(
+            session.state_folder,
+            _environment(session, settings) | settings_environment(service.urls),
+        ) as env,
+    ):
+        where = {"broker": service.urls.broker_address, "s3": service.urls.s3_endpoint}
         if as_json:
-            where = {"broker": service.urls.broker_address, "s3": service.urls.s3_endpoint}
-            print_json(where | {"state": str(session.state_folder)})
+            print_json(where | {"state": str(session.state_folder), "env": str(env)})
         else:
-            click.echo(f"Valkey at {service.urls.broker_address}, S3 at {service.urls.s3_endpoint}")
-            click.echo("Other terminals: visionq submit ocr picture.png --wait. Ctrl-C stops all.")
+            say(f"Valkey at {where['broker']}, S3 at {where['s3']}. Ctrl-C stops all.")
+            plural = "" if num_workers == 1 else "s"
+            say(f"{num_workers} worker{plural} starting with the model {settings.model.source}.")
+            say("In another terminal, for the commands and for Python (Client.from_settings()):")
+            for line in (*_activation(), f"source {shlex.quote(str(env))}"):
+                say(f"  {line}")
         while not stopped.wait(1.0):
             service.check()
+
+
+def _environment(session: Session, settings: Settings) -> dict[str, str]:
+    """What makes another process read the settings that the workers have."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
+    file = session.file or Path(os.environ.get(FILE_VARIABLE) or "settings.toml")
+    if file.is_file():
+        ours[FILE_VARIABLE] = str(file.absolute())
+    source = settings.model.source
+    is_folder = Path(source).is_dir()
+    ours["VISIONQ_MODEL__SOURCE"] = str(Path(source).absolute()) if is_folder else source
+    ours["VISIONQ_MODEL__DEVICE"] = settings.model.device
+    return ours
+
+
+def _activation() -> list[str]:
+    """The line that activates this Python's virtual environment, if it is one."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    is_environment = sys.prefix != sys.base_prefix and script.is_file()
+    return [f"source {shlex.quote(str(script))}"] if is_environment else []
 
 
 @main.command()
@@ -110,8 +141,16 @@ def up(
 @schema_option
 @field_option
 @click.option("--lane", default="interactive", show_default=True, help="interactive or bulk.")
+@click.option("--start-in-seconds", type=float, help="Not to be started before that.")
 @click.option("--expires-in-seconds", type=float, help="No answer is wanted after that.")
 @click.option("--tenant", default="default", show_default=True)
+@label_option
+@click.option(
+    "--reuse/--no-reuse",
+    default=True,
+    show_default=True,
+    help="Whether the answer of a task that asked the same will do.",
+)
 @click.option("--idempotency-key", help="The same key is the same task.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait, and print the answer.")
 @timeout_option
@@ -130,6 +169,7 @@ def submit(
     **options: Any,
 ) -> None:
     """Put a task about IMAGES (paths, keys, s3:// URLs) into the queue; print its id."""
+    refuse_question_among(images, question)
     with session.client() as client:
         handle = client.submit(kind, list(images), question, **options)
         if is_waiting:
@@ -163,14 +203,28 @@ def estimate(
     **options: Any,
 ) -> None:
     """Say what a task about IMAGES (paths, keys, s3:// URLs) would cost; submit nothing."""
+    refuse_question_among(images, question)
     with session.client() as client:
         found = client.estimate(kind, list(images), question, **options)
     if as_json:
         print_json(asdict(found))
         return
-    for name, value in asdict(found).items():
-        said = " + ".join(map(str, value)) if isinstance(value, tuple) else value
-        click.echo(f"{name:<18} {'unknown' if said is None else said}")
+    figures = {name: _figure(value) for name, value in asdict(found).items()}
+    if not found.has_workers:
+        figures["has_workers"] = "no: `visionq up` or `visionq-worker run` starts one"
+    for name, figure in figures.items():
+        say(f"{name:<18} {figure}")
+
+
+def _figure(value: Any) -> str:
+    """A figure of an estimate: as exact as it is known."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    return " + ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @main.command()
@@ -228,7 +282,7 @@ def cancel(session: Session, task_id: str, as_json: bool) -> None:
     if as_json:
         print_json({"id": task_id, "state": str(state)})
     else:
-        click.echo(state)
+        say(state)
     if state is State.UNKNOWN:
         sys.exit(EXIT_UNKNOWN)
 
@@ -243,9 +297,8 @@ def render(session: Session, arguments: tuple[str, ...]) -> None:
     """Show the prompt of a task and its tokens, without a queue (visionq-worker render)."""
     from visionq.up import WorkerMissing, call_worker
 
-    settings = ["--settings", str(session.file)] if session.file else []
     try:
-        sys.exit(call_worker(*settings, "render", *arguments))
+        sys.exit(call_worker(*session.as_arguments(), "render", *arguments))
     except WorkerMissing as missing:
         raise click.UsageError(str(missing)) from missing
 
@@ -258,8 +311,11 @@ def render(session: Session, arguments: tuple[str, ...]) -> None:
 def list_tasks(session: Session, limit: int, as_json: bool) -> None:
     """List tasks that still have a record, newest first."""
     with session.client() as client:
-        for one in client.recent(limit):
-            _print_status(one, as_json=as_json)
+        found = client.recent(limit)
+    for one in found:
+        _print_status(one, as_json=as_json)
+    if not found and not as_json:
+        say_none()
 
 
 @main.command("kinds")
@@ -272,7 +328,7 @@ def list_kinds(session: Session, as_json: bool) -> None:
         if as_json:
             print_json({"name": name, "digest": kind.digest()} | asdict(kind))
         else:
-            click.echo(f"{name:<10} {_described(kind)}")
+            say(one_line(f"{name:<10} {_described(kind)}"))
 
 
 def _described(kind: Kind) -> str:
@@ -303,12 +359,35 @@ def _awaited(handle: TaskHandle, timeout: float | None) -> Result:
 def _print_result(answer: Result, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(answer))
+    elif _has_boxes(answer):
+        _print_boxes(answer)
+    elif answer.text is not None:
+        say(answer.text)
     else:
-        click.echo(answer.text)
+        say(json.dumps(answer.value, ensure_ascii=False))
+
+
+def _has_boxes(answer: Result) -> bool:
+    """Whether the value is that of the parser `boxes`: none that a schema has asked for."""
+    if not isinstance(answer.value, list) or answer.provenance.schema_digest is not None:
+        return False
+    return all(isinstance(one, dict) and {"label", "box"} <= one.keys() for one in answer.value)
+
+
+def _print_boxes(answer: Result) -> None:
+    """The value, whose edges are of the picture; in the text they are parts of a thousand."""
+    is_page = any(page is not None for page in answer.provenance.input_pages[:1])
+    say(f"left top right bottom, in {'points of the page' if is_page else 'pixels'}")
+    for one in answer.value:
+        edges = " ".join(map(str, one["box"]))
+        score = f" ({one['score']:.2f})" if "score" in one else ""
+        say(one_line(f"{edges} {one['label']}{score}"))
+    if not answer.value:
+        say_none()
 
 
 def _print_status(one: Status, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(one))
     else:
-        click.echo(f"{one.id} {one.kind or '-':<8} {describe(one)}")
+        say(one_line(f"{one.id} {one.kind or '-':<8} {describe(one)}"))

@@ -318,7 +318,8 @@ class Status:
     `position` counts the tasks of the same lane that were submitted before this one and have not
     started; it is an upper bound, since cancelled ones are still counted, and None once started, or
     while the task is not to be started yet. `retry_of`: the task before it with its idempotency
-    key, which had ended without an answer.
+    key, which had ended without an answer. `has_workers`: whether any worker has reported within
+    the last 20 seconds; None once the task has ended, and of an unknown one.
     """
 
     id: str
@@ -337,6 +338,7 @@ class Status:
     failure: Failure | None = None
     result_key: str | None = None
     retry_of: str | None = None
+    has_workers: bool | None = None
 
     @property
     def is_done(self) -> bool:

@@ -17,14 +17,18 @@ from visionq.shell import (
     json_option,
     print_json,
     reported,
+    say,
+    say_none,
 )
+from visionq.terminal import one_line
+from visionq.usage import Amount, Program
 
 SECONDS_PER_DAY = 24 * 3600
 
 _reason_option = click.option("--reason", help="Those whose reason contains this text.")
 
 
-@click.group()
+@click.group(cls=Program)
 def dead() -> None:
     """Messages that nobody could read, and tasks with which too many workers were lost."""
 
@@ -43,7 +47,9 @@ def list_dead(session: Session, limit: int, reason: str | None, as_json: bool) -
         if as_json:
             print_json(asdict(letter))
         else:
-            click.echo(_described(letter))
+            say(_described(letter))
+    if not found and not as_json:
+        say_none()
 
 
 @dead.command("show")
@@ -59,9 +65,9 @@ def show_dead(session: Session, letter_id: str, as_json: bool) -> None:
         more = {"state": str(opened.state), "task": opened.task, "text": opened.text}
         print_json(asdict(opened.letter) | more)
         return
-    click.echo(_described(opened.letter))
-    click.echo(f"{opened.letter.size} bytes; the task is {opened.state}")
-    click.echo(_printable(opened.text))
+    say(_described(opened.letter))
+    say(f"{opened.letter.size} bytes; the task is {opened.state}")
+    say(opened.text)
 
 
 @dead.command("replay")
@@ -82,7 +88,9 @@ def replay_dead(
         if as_json:
             print_json(asdict(one) | {"message": one.message})
         else:
-            click.echo(f"{one.id} {one.outcome}: {one.message}")
+            say(one_line(f"{one.id} {one.outcome}: {one.message}"))
+    if not replayed and not as_json:
+        say_none()
     if any(one.outcome is Outcome.UNKNOWN for one in replayed):
         sys.exit(EXIT_UNKNOWN)
     if any(one.is_refused for one in replayed):
@@ -92,7 +100,7 @@ def replay_dead(
 @dead.command("purge")
 @click.argument("letter_ids", nargs=-1)
 @_reason_option
-@click.option("--older-than", "days", type=click.FloatRange(min=0), help="Days, at the least.")
+@click.option("--older-than", "days", type=Amount(), help="Days, at the least.")
 @click.option("--all", "is_all", is_flag=True, help="All dead letters.")
 @click.option("--yes", "is_sure", is_flag=True, help="Needed for letters that are not named.")
 @json_option
@@ -119,7 +127,9 @@ def purge_dead(
         if as_json:
             print_json({"id": letter_id, "outcome": outcome})
         else:
-            click.echo(f"{letter_id} {outcome}")
+            say(one_line(f"{letter_id} {outcome}"))
+    if not letter_ids and not purged and not as_json:
+        say_none()
     if not purged.keys() >= set(letter_ids):
         sys.exit(EXIT_UNKNOWN)
 
@@ -134,9 +144,4 @@ def _which(letter_ids: Sequence[str], where: Where, *, is_all: bool) -> Sequence
 
 def _described(letter: DeadLetter) -> str:
     when = datetime.fromtimestamp(letter.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return _printable(f"{letter.id:<36} {letter.queue} {when} {letter.reason}")
-
-
-def _printable(text: str) -> str:
-    """Anybody may have written it: what a terminal would take for a command is replaced."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    return one_line(f"{letter.id:<36} {letter.queue} {when} {letter.reason}")

@@ -24,7 +24,7 @@
     │   └── ObjectTooLarge
     ├── ResultGone               the task was answered, but its result object is not there any more
     ├── ResultUnreadable         its result object is damaged, or of a newer version
-    ├── WaitTimeout              the task goes on; only the waiting ended
+    ├── WaitTimeout              the task goes on; only the waiting ended; carries its last `status`
     ├── NoValue                  there is an answer, but no value in it; carries the `result`
     └── TaskNotDone              there is no answer, and there will be none
         ├── TaskUnknown
@@ -43,7 +43,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from visionq.contract import Result
+    from visionq.contract import Result, Status
 
 
 class VisionqError(Exception):
@@ -191,6 +191,10 @@ class ResultUnreadable(VisionqError):
 
 class WaitTimeout(VisionqError):
     """The task did not end within the time given; it goes on."""
+
+    def __init__(self, message: str | None = None, status: Status | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class NoValue(VisionqError):

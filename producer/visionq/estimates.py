@@ -34,7 +34,7 @@ class Estimate:
     `max_context_tokens`: of the worker with the smallest context. `fits`: whether the prompt does,
     even so, beside the `max_new_tokens` that were asked for, or else beside one. `position`: tasks
     before it in its lane, cancelled ones included. `seconds`: until it is done, if what comes is
-    like what the workers had lately.
+    like what the workers had lately. `has_workers`: whether there is any worker at this moment.
     """
 
     image_tokens: tuple[int, ...]
@@ -44,6 +44,7 @@ class Estimate:
     fits: bool | None
     position: int
     seconds: float | None
+    has_workers: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,4 +118,5 @@ def estimate(asked: Demand, image_tokens: Sequence[int], fleet: Fleet, lane: Lan
         fits=None if context is None else most + asked.new_tokens <= context,
         position=fleet.waiting[lane],
         seconds=fleet.seconds_until_done(lane),
+        has_workers=bool(fleet.workers),
     )

@@ -35,6 +35,7 @@ _DENIED = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403", "401"}
 )
 _PASSING = frozenset({"SlowDown", "RequestTimeout", "ConditionalRequestConflict"})
+_VARIABLES = "VISIONQ_STORAGE__..."
 PRECONDITION_FAILED = 412
 NOT_IMPLEMENTED = 501
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
@@ -236,14 +237,27 @@ class ObjectStore:
 
     @contextmanager
     def _mapped_errors(self, key: str, *, is_bucket: bool = False) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            EndpointConnectionError,
+            NoCredentialsError,
+        )
 
         try:
             yield
         except ClientError as exc:
             self._raise_mapped(exc, key, is_bucket=is_bucket)
         except NoCredentialsError as exc:
-            raise StorageDenied("no access key is set for the object store") from exc
+            raise StorageDenied(
+                "no access key is set for the object store; set storage.access_key and "
+                f"storage.secret_key ({_VARIABLES}), or run `visionq up` here"
+            ) from exc
+        except EndpointConnectionError as exc:
+            raise StorageUnavailable(
+                f"object store: {type(exc).__name__}: {str(exc).rstrip('.')}; "
+                f"set storage.endpoint_url ({_VARIABLES}), or run `visionq up` here"
+            ) from exc
         except (BotoCoreError, OSError) as exc:
             raise StorageUnavailable(f"object store: {type(exc).__name__}: {exc}") from exc
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from visionq.contract import State, Status
 from visionq.errors import BrokerUnavailable, WaitTimeout
+from visionq.terminal import one_line
+from visionq.watch import timed_out
 
 if TYPE_CHECKING:
     from visionq.client import TaskHandle
@@ -21,7 +23,7 @@ class ProgressLine:
 
     def __init__(self, stream: TextIO, label: str = "") -> None:
         self._stream = stream
-        self._label = f"{label} " if label else ""
+        self._label = f"{one_line(label)} " if label else ""
         self._is_live = stream.isatty()
         self._last_text = ""
 
@@ -59,9 +61,12 @@ def follow(
             left = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, deadline - monotonic())
             try:
                 status = handle.wait(max(0.0, left))
-            except WaitTimeout:
+            except WaitTimeout as late:
                 if deadline is not None and monotonic() >= deadline:
-                    raise
+                    # What was asked for, not what was left of it.
+                    raise timed_out(
+                        late.status or handle.status(), timeout_seconds or 0.0
+                    ) from None
                 # Looked at as well: over a slow link one wait may be too short to learn anything.
                 status = handle.status()
             except BrokerUnavailable:
@@ -92,5 +97,7 @@ def describe(status: Status) -> str:
         before = status.position
         parts.append("next in the queue" if before == 0 else f"{before} before it in the queue")
     if status.failure is not None:
-        parts.append(f"{status.failure.code}: {status.failure.message}")
+        parts.append(one_line(f"{status.failure.code}: {status.failure.message}"))
+    if status.has_workers is False and status.state in (State.PENDING, State.RETRY):
+        parts.append("(no worker is running)")
     return " ".join(parts)

@@ -469,11 +469,12 @@ return {#found == 0 and '[]' or cjson.encode(found), has_more and 1 or 0}
 """
 )
 
-# KEYS record, lane... Returns JSON: the record, and how far each lane has started. One string,
-# because redis-py spends most of a reply's time on taking its elements apart.
+# KEYS record, workers, lane... Returns JSON: the record, how far each lane has started, and whether
+# any worker has reported (the hash expires with the last report). One string, because redis-py
+# spends most of a reply's time on taking its elements apart.
 STATUS = """
 local found, record, started = redis.call('HGETALL', KEYS[1]), {}, {}
 for i = 1, #found, 2 do record[found[i]] = found[i + 1] end
-for i = 2, #KEYS do started[i - 1] = redis.call('HGET', KEYS[i], 'started') or '0' end
-return cjson.encode({record, started})
+for i = 3, #KEYS do started[i - 2] = redis.call('HGET', KEYS[i], 'started') or '0' end
+return cjson.encode({record, started, redis.call('EXISTS', KEYS[2])})
 """

@@ -82,6 +82,8 @@ MAX_CANCELLED = 10_000
 """How many of those are, the newest."""
 MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
+URL_VARIABLE = "VISIONQ_BROKER__URL"
+"""Named to whom nothing answers."""
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -430,9 +432,11 @@ class Records:
         return State(self._run(self._cancel, keys, args))
 
     def status(self, task_id: str) -> Status:
-        keys = [self._names.record(task_id), *(self._names.lane(lane) for lane in LANES)]
-        record, started = json.loads(self._run(self._status, keys))
-        return _parse(task_id, record, dict(zip(LANES, map(int, started), strict=True)))
+        keys = [self._names.record(task_id), self._names.workers()]
+        keys += [self._names.lane(lane) for lane in LANES]
+        record, started, has_workers = json.loads(self._run(self._status, keys))
+        counts = dict(zip(LANES, map(int, started), strict=True))
+        return _parse(task_id, record, counts, has_workers=bool(has_workers))
 
     def status_many(self, task_ids: Sequence[str]) -> list[Status]:
         """The status of each id, in one round trip."""
@@ -543,6 +547,7 @@ def queue_status(pipe: Any, names: Names, task_ids: Iterable[str]) -> None:
     """Queue the commands whose replies `parse_statuses` reads, on a sync or asyncio pipeline."""
     for lane in LANES:
         pipe.hget(names.lane(lane), "started")
+    pipe.exists(names.workers())
     for task_id in task_ids:
         pipe.hgetall(names.record(task_id))
 
@@ -555,8 +560,9 @@ def parse_statuses(task_ids: Sequence[str], replies: Sequence[Any]) -> Iterator[
     started = {
         lane: int(reply or NOTHING_STARTED) for lane, reply in zip(LANES, replies, strict=False)
     }
-    for task_id, record in zip(task_ids, replies[len(LANES) :], strict=True):
-        yield _parse(task_id, record, started)
+    has_workers, *records = replies[len(LANES) :]
+    for task_id, record in zip(task_ids, records, strict=True):
+        yield _parse(task_id, record, started, has_workers=bool(has_workers))
 
 
 @contextmanager
@@ -565,7 +571,15 @@ def mapped_errors() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as exc:
-        raise BrokerUnavailable(f"Redis: {type(exc).__name__}: {exc}") from exc
+        raise BrokerUnavailable(explain(exc)) from exc
+
+
+def explain(error: Exception) -> str:
+    """One sentence: what Redis or the way to it said, and what to do where nothing answers."""
+    said = f"Redis: {type(error).__name__}: {error}"
+    if " connecting to " not in said:  # redis-py has no class of its own for that
+        return said
+    return f"{said.rstrip('.')}; set broker.url ({URL_VARIABLE}), or run `visionq up` here"
 
 
 def _is_of_other_type(reply: object) -> bool:
@@ -573,7 +587,9 @@ def _is_of_other_type(reply: object) -> bool:
     return isinstance(reply, redis.ResponseError) and str(reply).startswith("WRONGTYPE")
 
 
-def _parse(task_id: str, record: object, started: Mapping[Lane, int]) -> Status:
+def _parse(
+    task_id: str, record: object, started: Mapping[Lane, int], *, has_workers: bool
+) -> Status:
     """What a record says, as far as it can be read.
 
     A newer version's may say what is unknown here, and one that somebody has spoilt anything.
@@ -604,6 +620,7 @@ def _parse(task_id: str, record: object, started: Mapping[Lane, int]) -> Status:
         failure=_failure(record),
         result_key=result_key(task_id),
         retry_of=record.get("retry_of"),
+        has_workers=None if state.is_final else has_workers,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -27,7 +27,9 @@ from visionq.errors import (
     WaitTimeout,
 )
 from visionq.fields import read_field
-from visionq.settings import FILE_VARIABLE, Settings, load_settings
+from visionq.settings import ENV_NESTED, ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
+from visionq.terminal import json_text, one_line, printable
+from visionq.usage import Amount
 
 EXIT_NO_ANSWER = 1
 EXIT_USAGE = 2
@@ -52,36 +54,75 @@ R = TypeVar("R")
 
 
 class Session:
-    """The options given before the command, and the client they lead to."""
+    """The options given before the command, and the settings and client they lead to."""
 
     def __init__(self, file: Path | None, state_folder: Path | None) -> None:
+        self.file = file
+        self.is_state_named = state_folder is not None
+        self._named_folder = state_folder
+
+    def having(self, *, file: Path | None = None, state_folder: Path | None = None) -> Session:
+        """This one with that in its place."""
+        return Session(file or self.file, state_folder or self._named_folder)
+
+    @property
+    def state_folder(self) -> Path:
+        """Raises `SettingsError` where none is named and this user has no home."""
         from visionq.up import default_state_folder
 
-        self.file = file
-        self.state_folder = state_folder or default_state_folder()
-        self._is_local_wanted = state_folder is not None
+        try:
+            return self._named_folder or default_state_folder()
+        except RuntimeError as exc:
+            raise SettingsError(f"no state folder: {exc}; name one by --state") from exc
 
     def client(self) -> Client:
-        return Client.from_settings(self._settings())
+        return Client.from_settings(self.settings())
 
     def dead_letters(self) -> DeadLetters:
-        return DeadLetters.from_settings(self._settings())
+        return DeadLetters.from_settings(self.settings())
 
-    def _settings(self) -> Settings:
-        """For the servers of `visionq up` when they run and nothing else was named."""
-        return load_settings(self.file, **self._local_flags())
+    def settings(self, **flags: Mapping[str, Any]) -> Settings:
+        """Of `visionq up`, if it runs and nothing else was named; the flags come first.
 
-    def _local_flags(self) -> dict[str, dict[str, str]]:
+        That is its servers, and the model of its workers. Raises `SettingsError`, and
+        `BrokerUnavailable` when nothing runs in the state folder that was named.
+        """
+        sections = self._local_flags()
+        for section, values in flags.items():
+            given = {key: value for key, value in values.items() if value is not None}
+            sections[section] = sections.get(section, {}) | given
+        return load_settings(self.file, **sections)
+
+    def as_arguments(self) -> list[str]:
+        """The same options, for the worker's command."""
+        arguments = ["--settings", str(self.file)] if self.file else []
+        return arguments + (["--state", str(self.state_folder)] if self.is_state_named else [])
+
+    def _local_flags(self) -> dict[str, dict[str, Any]]:
+        from visionq.env_file import read_model
         from visionq.local import read_urls
         from visionq.up import settings_flags
 
         is_elsewhere = self.file or os.environ.get(FILE_VARIABLE)
-        if not self._is_local_wanted and (is_elsewhere or "VISIONQ_BROKER__URL" in os.environ):
+        if not self.is_state_named and (is_elsewhere or "VISIONQ_BROKER__URL" in os.environ):
             return {}
-        urls = read_urls(self.state_folder)
-        if urls is None and self._is_local_wanted:
-            raise BrokerUnavailable(f"no `visionq up` runs with the folder {self.state_folder}")
-        return {} if urls is None else settings_flags(urls)
+        try:
+            folder = self.state_folder
+        except SettingsError:
+            return {}  # as in a container, where the user is a mere number
+        urls = read_urls(folder)
+        if urls is None and self.is_state_named:
+            raise BrokerUnavailable(f"no `visionq up` runs with the folder {folder}")
+        if urls is None:
+            return {}
+        model = read_model(folder)
+        if not self.is_state_named:
+            model = {key: told for key, told in model.items() if not _is_set("model", key)}
+        return {**settings_flags(urls), "model": model}
+
+
+def _is_set(section: str, key: str) -> bool:
+    return f"{ENV_PREFIX}{section}{ENV_NESTED}{key}".upper() in os.environ
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:
@@ -95,7 +136,7 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             if kwargs.get("as_json"):
                 print_json(_explained(error))
             else:
-                click.echo(f"visionq: {error}", err=True)
+                say(f"visionq: {one_line(str(error))}", err=True)
             sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
 
     return run
@@ -113,12 +154,22 @@ def _explained(error: VisionqError) -> dict[str, Any]:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(json_text(value))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print for people: nothing in it can command their terminal."""
+    click.echo(printable(text), err=err)
+
+
+def say_none() -> None:
+    """In place of an empty listing."""
+    say("none")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 timeout_option = click.option(
-    "--timeout", type=click.FloatRange(min=0), help="Seconds to wait; default: for ever."
+    "--timeout", type=Amount(), help="Seconds to wait; default: for ever."
 )
 
 
@@ -140,6 +191,25 @@ def read_schema(_context: click.Context, _option: click.Parameter, file: Path | 
         raise click.BadParameter(f"{file.name} cannot be read as JSON: {exc}") from exc
 
 
+def read_labels(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> Any:
+    """Names and values; None without any."""
+    labels: dict[str, str] = {}
+    for text in given:
+        name, is_pair, value = text.partition("=")
+        if not is_pair or name in labels:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE with a name of its own")
+        labels[name] = value
+    return labels or None
+
+
+label_option = click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    callback=read_labels,
+    metavar="NAME=VALUE",
+    help="Kept with the task and its result. May be repeated.",
+)
 schema_option = click.option(
     "--schema",
     type=click.Path(path_type=Path),

@@ -308,4 +308,11 @@ class _Watched:
     def why_not(self, task_id: str, timeout_seconds: float | None) -> Exception:
         if self.error is not None:
             return BrokerUnavailable(f"still waiting for task {task_id}: {self.error}")
-        return WaitTimeout(f"task {task_id} is {self.last.state} after {timeout_seconds} s")
+        return timed_out(self.last, timeout_seconds or 0.0)
+
+
+def timed_out(status: Status, asked_seconds: float) -> WaitTimeout:
+    """What a waiter is told whose time is up, which began `asked_seconds` ago."""
+    seconds = f"{asked_seconds:.3f}".rstrip("0").rstrip(".")
+    why = "" if status.has_workers is not False else "; no worker is running"
+    return WaitTimeout(f"task {status.id} is {status.state} after {seconds} s{why}", status)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import re
 import time
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 
 from tests.cli.commands import json_lines, json_of, visionq
+from visionq import Result, State
+from visionq.contract import Provenance, dump_result
 from visionq.fields import schema_of_fields
-from visionq.names import Names
+from visionq.names import Names, result_key
 from visionq.objects import ObjectStore
 
 Env = dict[str, str]
 
+NO_WORKER = "(no worker is running)"
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 
@@ -178,7 +183,7 @@ def test_result_prints_the_answer_again(answering: Env, answered: str) -> None:
 def test_status_of_a_waiting_task_is_one_line(idle: Env, waiting: str) -> None:
     result = visionq(idle, "status", waiting)
     assert result.exit_code == 0
-    assert result.stdout == f"{waiting} describe PENDING  next in the queue\n"
+    assert result.stdout == f"{waiting} describe PENDING  next in the queue {NO_WORKER}\n"
 
 
 def test_status_of_an_answered_task_shows_its_tokens(answering: Env, answered: str) -> None:
@@ -236,11 +241,74 @@ def test_ls_lists_the_newest_task_first(idle: Env) -> None:
     ids = [visionq(idle, "submit", "ocr", f"inputs/{n}").stdout.strip() for n in range(3)]
     listed = visionq(idle, "ls").stdout.splitlines()
     assert [line.split()[0] for line in listed] == ids[::-1]
-    assert listed[0] == f"{ids[2]} ocr      PENDING  2 before it in the queue"
+    assert listed[0] == f"{ids[2]} ocr      PENDING  2 before it in the queue {NO_WORKER}"
     assert [one["id"] for one in json_lines(visionq(idle, "ls", "--json"))] == ids[::-1]
     assert len(visionq(idle, "ls", "--limit", "2").stdout.splitlines()) == 2
 
 
-def test_ls_of_nothing_prints_nothing(idle: Env) -> None:
+def test_ls_of_nothing_says_none_and_is_empty_as_json(idle: Env) -> None:
     result = visionq(idle, "ls")
-    assert (result.exit_code, result.stdout) == (0, "")
+    assert (result.exit_code, result.stdout) == (0, "none\n")
+    assert visionq(idle, "ls", "--json").stdout == ""
+
+
+def _stored(
+    store: ObjectStore, raw: redis.Redis, names: Names, kind: str, **outcome: object
+) -> str:
+    """The id of a task that has this answer."""
+    task_id = str(uuid.uuid4())
+    answer = Result(task_id=task_id, kind=kind, state=State.SUCCESS, finished_at=1.0)
+    store.put(result_key(task_id), dump_result(replace(answer, **outcome)))  # type: ignore[arg-type]
+    task = json.dumps({"kind": kind, "images": [{"ref": "inputs/a"}]})
+    raw.hset(names.record(task_id), mapping={"state": "SUCCESS", "task": task, "at": "1"})
+    raw.expire(names.record(task_id), 60)
+    return task_id
+
+
+BOXES = [{"label": "cat", "box": [12, 40, 300, 410]}, {"label": "a dog", "box": [0, 1, 2, 3]}]
+PARTS = '[{"label": "cat", "box": [20, 50, 470, 512]}]'
+
+
+@pytest.mark.parametrize(
+    ("outcome", "printed"),
+    [
+        (
+            {"text": PARTS, "value": BOXES},
+            "left top right bottom, in pixels\n12 40 300 410 cat\n0 1 2 3 a dog\n",
+        ),
+        (
+            {"value": [{"label": "x", "box": [0, 0, 9, 9], "score": 0.875}]},
+            "left top right bottom, in pixels\n0 0 9 9 x (0.88)\n",
+        ),
+        (
+            {"text": PARTS, "value": BOXES[1:], "provenance": Provenance(input_pages=(3,))},
+            "left top right bottom, in points of the page\n0 1 2 3 a dog\n",
+        ),
+        # Of two images, the first one's size is what edges are measured by.
+        (
+            {"value": BOXES[1:], "provenance": Provenance(input_pages=(None, 1))},
+            "left top right bottom, in pixels\n0 1 2 3 a dog\n",
+        ),
+        ({"text": "[]", "value": []}, "left top right bottom, in pixels\nnone\n"),
+        ({"text": "I see a cat.", "value": None}, "I see a cat.\n"),
+        # What a schema has asked for has the unit that the schema says.
+        (
+            {"text": PARTS, "value": BOXES, "provenance": Provenance(schema_digest="d")},
+            f"{PARTS}\n",
+        ),
+        ({"value": [[1], {"label": "x"}]}, '[[1], {"label": "x"}]\n'),
+        ({}, "null\n"),
+        ({"value": {"a": 1}}, '{"a": 1}\n'),
+    ],
+)
+def test_boxes_are_printed_in_the_unit_of_the_value(
+    idle: Env,
+    store: ObjectStore,
+    raw: redis.Redis,
+    names: Names,
+    outcome: dict[str, object],
+    printed: str,
+) -> None:
+    task_id = _stored(store, raw, names, "detect", **outcome)
+    result = visionq(idle, "result", task_id)
+    assert (result.exit_code, result.stdout) == (0, printed)

@@ -74,7 +74,8 @@ def test_ls_is_limited_and_filtered(idle: Env, lost: str, garbage: str) -> None:
     assert visionq(idle, "dead", "ls", "--limit=1").stdout.startswith(garbage)
     (line,) = visionq(idle, "dead", "ls", "--reason", "workers were lost").stdout.splitlines()
     assert line.startswith(lost)
-    assert visionq(idle, "dead", "ls", "--reason", "bad luck").stdout == ""
+    assert visionq(idle, "dead", "ls", "--reason", "bad luck").stdout == "none\n"
+    assert visionq(idle, "dead", "ls", "--reason", "bad luck", "--json").stdout == ""
 
 
 def test_ls_as_json_is_a_line_per_letter(idle: Env, names: Names, lost: str) -> None:
@@ -131,7 +132,7 @@ def test_replay_by_reason_leaves_the_others_and_replay_of_all_none(
     assert listed(idle) == [lost]
     assert visionq(idle, "dead", "replay", "--all").stdout.startswith(f"{lost} replayed")
     nothing_left = visionq(idle, "dead", "replay", "--all")
-    assert (nothing_left.exit_code, nothing_left.stdout) == (0, "")
+    assert (nothing_left.exit_code, nothing_left.stdout) == (0, "none\n")
 
 
 def test_replay_of_a_cancelled_task_is_refused_and_exits_1(idle: Env, lost: str) -> None:
@@ -156,9 +157,9 @@ def test_purge_by_age_and_reason(
     idle: Env, raw: redis.Redis, names: Names, lost: str, garbage: str
 ) -> None:
     raw.zincrby(names.dead_index(), -2 * 24 * 3600, lost)
-    assert visionq(idle, "dead", "purge", "--older-than=3", "--yes").stdout == ""
+    assert visionq(idle, "dead", "purge", "--older-than=3", "--yes").stdout == "none\n"
     both = ("--older-than=1", "--reason=JSON")
-    assert visionq(idle, "dead", "purge", *both, "--yes").stdout == ""
+    assert visionq(idle, "dead", "purge", *both, "--yes").stdout == "none\n"
     assert visionq(idle, "dead", "purge", "--older-than=1", "--yes").stdout == f"{lost} purged\n"
     assert visionq(idle, "dead", "purge", "--all", "--yes").stdout == f"{garbage} purged\n"
 

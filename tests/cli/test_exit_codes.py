@@ -77,6 +77,8 @@ def test_key_that_is_in_use_for_something_else_exits_2_and_names_its_task(idle: 
         (["submit", "ocr", "inputs/0", "--top-p=2"], "visionq: top_p must be a number, 0.0 to"),
         (["submit", "ocr"], "Usage: visionq submit "),
         (["result", NOBODY, "--timeout=-1"], "Usage: visionq result "),
+        (["wait", NOBODY, "--timeout=nan"], "Usage: visionq wait "),
+        (["dead", "purge", "--older-than=nan", "--yes"], "Usage: visionq dead purge "),
         (["sing"], "Usage: visionq "),
         (["--settings", "nowhere.toml", "ls"], "visionq: there is no settings file nowhere.toml"),
     ],
@@ -87,7 +89,7 @@ def test_wrong_usage_or_task_exits_2_before_anything_is_sent(
     result = visionq(idle, *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(line)
-    assert visionq(idle, "ls").stdout == ""
+    assert visionq(idle, "ls").stdout == "none\n"
 
 
 def test_wrong_setting_exits_2_and_names_its_key(idle: Env) -> None:
@@ -106,12 +108,16 @@ def test_time_that_is_up_exits_3_and_says_where_the_task_is(
 ) -> None:
     result = visionq(idle, command, waiting, "--timeout", seconds)
     assert result.exit_code == 3
-    assert result.stderr.splitlines()[-1].startswith(f"visionq: task {waiting} is PENDING after ")
+    assert result.stderr.splitlines()[-1] == (
+        f"visionq: task {waiting} is PENDING after {seconds} s; no worker is running"
+    )
 
 
 def test_submit_that_waits_in_vain_exits_3(idle: Env) -> None:
     result = visionq(idle, "submit", "ocr", "inputs/0", "--wait", "--timeout=0.3")
     assert (result.exit_code, result.stdout) == (3, "")
+    assert "PENDING  next in the queue (no worker is running)\n" in result.stderr
+    assert result.stderr.endswith(" is PENDING after 0.3 s; no worker is running\n")
 
 
 @pytest.mark.parametrize("command", ["status", "wait", "result", "cancel"])
@@ -124,7 +130,8 @@ def test_status_of_known_and_unknown_tasks_shows_both_and_exits_4(idle: Env, wai
     result = visionq(idle, "status", NOBODY, waiting)
     assert result.exit_code == 4
     assert result.stdout == (
-        f"{NOBODY} -        UNKNOWN \n{waiting} ocr      PENDING  next in the queue\n"
+        f"{NOBODY} -        UNKNOWN \n"
+        f"{waiting} ocr      PENDING  next in the queue (no worker is running)\n"
     )
 
 
@@ -134,6 +141,24 @@ def test_redis_that_is_away_exits_5(idle: Env, closed_port: int, command: str) -
     result = visionq(away, command, NOBODY, *(["--timeout=1"] if command in WAITING else []))
     assert result.exit_code == 5
     assert len(result.stderr.splitlines()) == 1
+    assert "broker.url (VISIONQ_BROKER__URL)" in result.stderr
+    assert "`visionq up`" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["submit", "estimate", "ls", "dead"])
+def test_with_nothing_running_and_nothing_set_the_way_out_is_named(
+    command: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
+) -> None:
+    """At the port of the default, which is another one here: somebody may listen at 6379."""
+    (tmp_path / "settings.toml").write_text(
+        f'[broker]\nurl = "redis://:hunter2@127.0.0.1:{closed_port}/0"\n'
+    )
+    asked: list[object] = ["ocr", pictures / "book_cover.jpg"]
+    more: dict[str, list[object]] = {"submit": asked, "estimate": asked, "dead": ["ls"], "ls": []}
+    result = visionq({}, command, *more[command])
+    assert (result.exit_code, result.stdout) == (5, "")
+    assert "set broker.url (VISIONQ_BROKER__URL), or run `visionq up` here" in result.stderr
+    assert "hunter2" not in result.stderr
 
 
 def test_store_that_is_away_exits_5_at_submit(idle: Env, closed_port: int, pictures: Path) -> None:
@@ -141,7 +166,8 @@ def test_store_that_is_away_exits_5_at_submit(idle: Env, closed_port: int, pictu
     result = visionq(away, "submit", "ocr", pictures / "shelf_after.png")
     assert result.exit_code == 5
     assert result.stderr.startswith("visionq: object store: ")
-    assert visionq(idle, "ls").stdout == ""
+    assert "set storage.endpoint_url (VISIONQ_STORAGE__...), or run `visionq up`" in result.stderr
+    assert visionq(idle, "ls").stdout == "none\n"
 
 
 def test_state_folder_that_nothing_runs_in_exits_5_instead_of_looking_elsewhere(

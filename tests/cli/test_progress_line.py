@@ -64,6 +64,13 @@ DONE = status(State.SUCCESS, max_new_tokens=100, generated_tokens=60)
             status(State.FAILURE, failure=Failure(code="model_error", message="out of memory")),
             "FAILURE  model_error: out of memory",
         ),
+        (
+            status(State.PENDING, position=0, has_workers=False),
+            "PENDING  next in the queue (no worker is running)",
+        ),
+        (status(State.PENDING, position=0, has_workers=True), "PENDING  next in the queue"),
+        # One that has begun may have a worker that has not reported yet.
+        (status(State.STARTED, has_workers=False), "STARTED "),
         (status(State.REVOKED), "REVOKED "),
         (
             status(State.EXPIRED, failure=Failure(code="expired", message="ended after 3 tokens")),
@@ -158,7 +165,7 @@ def test_following_shows_changes_until_the_end(
     worker.join()
     assert final.state is State.SUCCESS
     assert stream.getvalue() == (
-        "PENDING  next in the queue\n"
+        "PENDING  next in the queue (no worker is running)\n"
         "STARTED  [........................] 0 of at most 8 tokens\n"
         "SUCCESS  [########################] 5 of at most 8 tokens\n"
     )
@@ -166,10 +173,14 @@ def test_following_shows_changes_until_the_end(
 
 def test_following_ends_when_the_time_is_up(client: Client) -> None:
     handle = client.ocr("inputs/0")
-    with pytest.raises(WaitTimeout):
-        follow(handle, ProgressLine(io.StringIO()), 0.3)
-    with pytest.raises(WaitTimeout):
-        follow(handle, ProgressLine(io.StringIO()), 0)
+    for seconds in (0, 0.3, 0.25001):
+        with pytest.raises(WaitTimeout) as caught:
+            follow(handle, ProgressLine(io.StringIO()), seconds)
+        asked = f"{seconds:.2f}".rstrip("0").rstrip(".")
+        assert str(caught.value) == (
+            f"task {handle.id} is PENDING after {asked} s; no worker is running"
+        )
+        assert caught.value.status is not None
 
 
 def test_following_an_unknown_task_ends_at_once(client: Client) -> None:

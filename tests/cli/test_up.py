@@ -83,6 +83,29 @@ def wait_for_servers(up: Up) -> list[psutil.Process]:
     return up.family()
 
 
+def printed_lines(up: Up) -> list[str]:
+    """What it prints for people, once all of it is there: the line for the environment is last."""
+    wait_until(lambda: re.search(rb"source .*env'?\n", up.stdout.read_bytes()), seconds=SECONDS)
+    return up.stdout.read_text().splitlines()
+
+
+def bare_environment() -> dict[str, str]:
+    """Of a terminal that has just been opened; PYTHONPATH leads to the code under test."""
+    kept = ("HOME", "PYTHONPATH", "XDG_STATE_HOME", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+    found = {name: os.environ[name] for name in kept if name in os.environ}
+    return found | {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+
+
+def run_command(folder: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / name, *(str(argument) for argument in arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+
 def _urls(state: Path) -> LocalUrls:
     urls = read_urls(state)
     assert urls is not None
@@ -128,10 +151,86 @@ def test_nothing_outlives_a_killed_up_and_its_task_is_answered_by_the_next_one(
 
 def test_up_says_where_its_servers_are(tmp_path: Path) -> None:
     with started(tmp_path, "--state", tmp_path / "state", "up", "--model", "tiny") as up:
-        wait_until(lambda: up.stdout.read_bytes().count(b"\n") == 2, seconds=SECONDS)
-        first, second = up.stdout.read_text().splitlines()
-    assert re.fullmatch(r"Valkey at 127\.0\.0\.1:\d+, S3 at http://127\.0\.0\.1:\d+", first)
-    assert second == "Other terminals: visionq submit ocr picture.png --wait. Ctrl-C stops all."
+        first, second, third, *lines = printed_lines(up)
+    where = r"Valkey at 127\.0\.0\.1:\d+, S3 at http://127\.0\.0\.1:\d+\. Ctrl-C stops all\."
+    assert re.fullmatch(where, first)
+    assert second == "1 worker starting with the model tiny."
+    assert third.startswith("In another terminal, for the commands and for Python ")
+    assert [line.split()[0] for line in lines] == ["source"] * len(lines)
+
+
+IN_PYTHON = """
+import visionq
+with visionq.Client.from_settings() as client:
+    status = client.ocr("inputs/a").status()
+print(status.state, status.kind)
+"""
+
+
+def test_what_up_prints_works_when_it_is_pasted(tmp_path: Path) -> None:
+    """In a folder whose name needs quotes; another terminal knows nothing of ours.
+
+    Commands, Python, the worker's command and the kinds of the settings file.
+    """
+    (tmp_path / "our.toml").write_text(SETTINGS)
+    state = tmp_path / "it's a state"
+    with started(tmp_path, "up", "--settings", "our.toml", "--state", state.name) as up:
+        *_, activate, source = printed_lines(up)
+        secrets = _urls(state)
+        assert secrets.s3_secret_key not in up.stdout.read_text() + up.stderr.read_text()
+        assert secrets.broker_url not in up.stdout.read_text()
+        env = state / "env"
+        assert env.stat().st_mode & 0o777 == 0o600
+        pasted = "\n".join(
+            [
+                activate,
+                source,
+                "visionq ls",
+                "visionq kinds",
+                f"python -c '{IN_PYTHON}'",
+                "visionq-worker check",
+                "visionq-worker render cars 640x480 --json",
+            ]
+        )
+        run = subprocess.run(
+            ["bash", "-e"],
+            input=pasted,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env=bare_environment(),
+            timeout=SECONDS,
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+        assert run.stdout.startswith("none\n")
+        assert "\ncars " in run.stdout
+        assert "PENDING ocr\n" in run.stdout
+        assert "ok   model: tiny is here\n" in run.stdout
+        assert "Count the cars." in run.stdout
+        up.process.send_signal(signal.SIGTERM)
+        assert up.wait() == 0
+    assert not env.exists()
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_render_and_check_beside_up_use_its_model(tmp_path: Path, is_named: bool) -> None:
+    """By `--state`, or because nothing else is set; their own options come first."""
+    state = tmp_path / "state" / "visionq"  # where it lies without `--state`, in these tests
+    here = ("--state", state) if is_named else ()
+    with started(tmp_path, *here, "up", "--model", "tiny") as up:
+        printed_lines(up)
+        for name, more in (("visionq-worker", here), ("visionq", here)):
+            shown = run_command(tmp_path, name, *more, "render", "ocr", "640x480", "--json")
+            assert shown.returncode == 0, shown.stderr
+            assert json.loads(shown.stdout)["image_tokens"] == [1921]
+        checked = run_command(tmp_path, "visionq-worker", *here, "check", "--json")
+        findings = {one["name"]: one for one in map(json.loads, checked.stdout.splitlines())}
+        assert checked.returncode == 0
+        assert findings["model"]["text"] == "tiny is here"
+        other = run_command(tmp_path, "visionq-worker", *here, "check", "--model", "./nowhere")
+        assert "no model folder at ./nowhere" in other.stdout
+    gone = run_command(tmp_path, "visionq-worker", *here, "check", "--quick")
+    assert gone.returncode == (2 if is_named else 1)
 
 
 def test_second_up_on_a_folder_is_refused_and_leaves_the_first_one_alone(tmp_path: Path) -> None:
@@ -139,8 +238,9 @@ def test_second_up_on_a_folder_is_refused_and_leaves_the_first_one_alone(tmp_pat
     with started(tmp_path, *here, "up", "--model", "tiny", "--json") as up:
         wait_for_servers(up)
         where = json.loads(up.stdout.read_text())
-        assert sorted(where) == ["broker", "s3", "state"]
+        assert sorted(where) == ["broker", "env", "s3", "state"]
         assert where["state"] == str(tmp_path / "state")
+        assert where["env"] == str(tmp_path / "state" / "env")
         second = subprocess.run(
             [BIN / "visionq", *here, "up"], capture_output=True, text=True, timeout=SECONDS
         )

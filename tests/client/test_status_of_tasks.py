@@ -1,13 +1,19 @@
 """What the client knows of tasks: state, place in the queue, and nothing of what it never saw."""
 
+import asyncio
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
 from tests.client.hand_worker import HandWorker
-from visionq import Client, Lane, State, TaskUnknown
+from tests.support.waiting import wait_until
+from visionq import AsyncClient, Client, Lane, State, StoreAddress, TaskUnknown, WaitTimeout
+from visionq.fleet import Fleets, WorkerReport
+from visionq.local import LocalUrls
+from visionq.names import Names
 
 
 def test_an_id_that_was_never_submitted_is_unknown_and_not_pending(client: Client) -> None:
@@ -111,3 +117,52 @@ def test_recent_shows_no_task_of_another_namespace(client: Client, key: str) -> 
         client._parts.broker_url, client._parts.store, namespace=f"{client._parts.names.namespace}x"
     ) as other:
         assert other.recent() == []
+
+
+def test_a_status_says_whether_any_worker_has_reported_lately(
+    client: Client,
+    key: str,
+    worker: HandWorker,
+    raw: redis.Redis,
+    names: Names,
+    urls: LocalUrls,
+    address: StoreAddress,
+) -> None:
+    """Sync and asyncio, one and many: the same, until the report is as old as it may be."""
+    handle = client.ocr(key)
+
+    async def asked() -> bool | None:
+        async with AsyncClient(urls.broker_url, address, namespace=names.namespace) as other:
+            return (await other.status(handle.id)).has_workers
+
+    def told() -> set[bool | None]:
+        (many,) = client.status_many([handle.id])
+        return {handle.status().has_workers, many.has_workers, asyncio.run(asked())}
+
+    assert told() == {False}
+    with pytest.raises(WaitTimeout, match=r"after 0 s; no worker is running$"):
+        handle.wait(0)
+    report = WorkerReport(model="m", model_revision=None, max_context_tokens=64, concurrency=1)
+    Fleets(raw, names).tell("hand", report)
+    assert told() == {True}
+    with pytest.raises(WaitTimeout, match=r"after 0 s$"):
+        handle.wait(0)
+    raw.pexpire(names.workers(), 1)
+    wait_until(lambda: told() == {False})
+    Fleets(raw, names).tell("hand", report)
+    worker.end(handle.id, State.SUCCESS)
+    assert told() == {None}
+    assert client.status(str(uuid.uuid4())).has_workers is None
+
+
+def test_whether_there_are_workers_costs_no_round_trip(
+    own_client: Client, own_raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = own_client.ocr("inputs/a")
+    handle.status()
+    own_raw.config_resetstat()
+    handle.status()
+    stats: Any = own_raw.info("commandstats")
+    calls = {name: stats[name]["calls"] for name in stats if name.startswith("cmdstat_")}
+    assert calls.pop("cmdstat_evalsha") == 1
+    assert calls["cmdstat_exists"] == 1

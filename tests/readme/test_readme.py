@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from tests.conftest import POCKET_NAMESPACE
 from tests.support.examples import CHART_ANSWER, COVER, COVER_ANSWER, COVER_AUTHOR, COVER_TITLE
 from tests.support.waiting import wait_until
 from tests.support.workers import environment
 from visionq import Client, State
-from visionq.local import LocalUrls
+from visionq.local import LocalServers, LocalUrls, ServerName
+from visionq.names import result_key
+from visionq.objects import ObjectStore
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60.0
+NOBODY = "00000000-0000-4000-8000-000000000000"
+DJANGO_URLS = "readme_django"
 
 
 def _example(heading: str) -> str:
@@ -38,8 +46,12 @@ def _load(name: str, source: str) -> Any:
 @pytest.fixture
 def _configured(pocket: Client, urls: LocalUrls, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment an operator would set, and the clone as working folder."""
+    set_environment(monkeypatch, environment(urls, POCKET_NAMESPACE))
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, given: Mapping[str, str]) -> None:
     monkeypatch.chdir(ROOT)
-    for name, value in environment(urls, POCKET_NAMESPACE).items():
+    for name, value in given.items():
         if name.startswith("VISIONQ_"):
             monkeypatch.setenv(name, value)
 
@@ -73,8 +85,6 @@ def test_estimate_example_prints_tokens(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.usefixtures("_configured")
 def test_fastapi_example_takes_a_photo_and_gives_the_answer(pictures: Path) -> None:
-    from fastapi.testclient import TestClient
-
     module = _load("fastapi_app", _example("FastAPI"))
     photo = (pictures / COVER).read_bytes()
     with TestClient(module.app) as web:
@@ -98,47 +108,162 @@ def test_fastapi_example_takes_a_photo_and_gives_the_answer(pictures: Path) -> N
         assert answer.json()["task_id"] == task["id"]
 
 
-@pytest.mark.usefixtures("_configured")
-def test_fastapi_example_answers_404_and_422(pictures: Path) -> None:
-    from fastapi.testclient import TestClient
-
+@contextmanager
+def fastapi_example() -> Iterator[TestClient]:
+    """The example, serving, with the settings of this moment's environment."""
     module = _load("fastapi_app", _example("FastAPI"))
     with TestClient(module.app) as web:
-        assert web.get("/tasks/00000000-0000-0000-0000-000000000000").status_code == 404
-        assert web.get("/tasks/nonsense").status_code == 404
-        sent = web.post("/covers", files={"photo": ("a.txt", b"no picture", "text/plain")}).json()
-        web.get(sent["status"], params={"wait": 25})
-        failed = web.get(sent["answer"])
-        assert failed.status_code == 422
-        assert failed.json()["detail"] == {"code": "not_an_image", "retryable": False}
+        yield web
+
+
+def posted(web: TestClient, content: bytes) -> Any:
+    return web.post("/covers", files={"photo": ("cover.jpg", content, "image/jpeg")})
 
 
 @pytest.mark.usefixtures("_configured")
-def test_django_example_submits_after_the_commit(pictures: Path) -> None:
+def test_fastapi_example_answers_404_and_422() -> None:
+    with fastapi_example() as web:
+        unknown = [NOBODY, "nonsense", "%00", NOBODY.replace("0", "A"), "..%2Fresults"]
+        for path in ("", "/answer", "?wait=1"):
+            told = [web.get(f"/tasks/{one}{path}") for one in unknown]
+            assert {reply.status_code for reply in told} == {404}
+            bodies = [reply.json() for reply in told[:-1]]  # the last one's path has no view
+            assert bodies == [{"error": "there is no such task"}] * len(bodies)
+        for wait in ("nan", "inf", "-inf", "-1", "25.1", "soon"):
+            assert web.get(f"/tasks/{NOBODY}", params={"wait": wait}).status_code == 422
+        failed = posted(web, b"no picture")
+        if failed.status_code == 202:  # it is the worker that looks into it
+            web.get(failed.json()["status"], params={"wait": 25})
+            failed = web.get(failed.json()["answer"])
+            assert failed.json()["detail"] == {"code": "not_an_image", "retryable": False}
+        assert failed.status_code == 422
+        assert posted(web, b"").status_code == 422
+
+
+@pytest.mark.usefixtures("_configured")
+def test_fastapi_example_answers_410_for_a_result_that_was_deleted(
+    pictures: Path, store: ObjectStore
+) -> None:
+    with fastapi_example() as web:
+        task = posted(web, (pictures / COVER).read_bytes()).json()
+        assert web.get(task["status"], params={"wait": 25}).json()["state"] == "SUCCESS"
+        store.delete(result_key(task["id"]))
+        gone = web.get(task["answer"])
+        assert gone.status_code == 410
+        assert "127.0.0.1" not in gone.text
+        assert web.get(task["status"]).json()["state"] == "SUCCESS"
+
+
+def test_fastapi_example_answers_429_and_when_to_try_again(
+    urls: LocalUrls, namespace: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, environment(urls, namespace, VISIONQ_BROKER__MAX_WAITING="1"))
+    photo = (pictures / COVER).read_bytes()
+    with fastapi_example() as web:
+        accepted = posted(web, photo)
+        assert accepted.status_code == 202
+        full = posted(web, photo)
+        assert full.status_code == 429
+        assert 1 <= int(full.headers["Retry-After"]) <= 60
+        early = web.get(accepted.json()["answer"])
+        assert early.status_code == 409
+        waited = web.get(accepted.json()["status"], params={"wait": 0.1}).json()
+        assert (waited["state"], waited["has_workers"]) == ("PENDING", False)
+        Client.from_settings().cancel(accepted.json()["id"])
+        assert web.get(accepted.json()["answer"]).status_code == 410
+
+
+@pytest.mark.parametrize("server", ["valkey", "s3"])
+def test_fastapi_example_tells_nobody_where_the_servers_are(
+    server: ServerName, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = (pictures / COVER).read_bytes()
+    with LocalServers(tmp_path) as own:
+        set_environment(monkeypatch, environment(own.urls, "readme"))
+        with fastapi_example() as web:
+            task = posted(web, photo).json()
+            own.kill(server)
+            replies = [posted(web, photo + b"another")]
+            if server == "valkey":
+                replies += [web.get(task["status"]), web.get(task["answer"])]
+            for reply in replies:
+                assert reply.status_code == 503
+                assert reply.json() == {"error": "the service is not available"}
+                assert reply.headers["Retry-After"] == "5"
+
+
+@pytest.fixture(scope="module")
+def _django() -> None:
+    """Django may be set up once in a process."""
     import django
     from django.conf import settings
-    from django.core.files.uploadedfile import SimpleUploadedFile
-    from django.test import RequestFactory
 
     settings.configure(
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        ALLOWED_HOSTS=["testserver"],
+        ROOT_URLCONF=DJANGO_URLS,
     )
     django.setup()
-    module = _load("django_views", _example("Django"))
-    photo = SimpleUploadedFile("a.png", (pictures / "shelf_after.png").read_bytes())
-    requests = RequestFactory()
-    response = module.upload(requests.post("/photos", {"photo": photo, "order": "17"}))
+
+
+@pytest.fixture
+def django_example(_django: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example's views, behind the URLs that they stand in."""
+    from django.urls import clear_url_caches
+
+    module = _load(DJANGO_URLS, _example("Django"))
+    monkeypatch.setitem(sys.modules, DJANGO_URLS, module)
+    clear_url_caches()
+    yield module
+    if module.vision.cache_info().currsize:
+        module.vision().close()
+
+
+def sent_order(order: str, content: bytes) -> Any:
+    from django.core.files.uploadedfile import SimpleUploadedFile
+    from django.test import Client as Browser
+
+    photo = SimpleUploadedFile("a.png", content)
+    return Browser().post("/photos", {"photo": photo, "order": order})
+
+
+@pytest.mark.usefixtures("_configured")
+def test_django_example_tells_the_id_of_what_was_sent_after_the_commit(
+    django_example: Any, pictures: Path
+) -> None:
+    from django.test import Client as Browser
+
+    content = (pictures / "shelf_after.png").read_bytes()
+    response = sent_order("17", content)
     assert response.status_code == 202
-    client: Client = module.vision()
-    task = client.describe(photo_again(pictures), idempotency_key="order-17")
-    assert client.wait(task.id, SECONDS).state is State.SUCCESS
-    looked = module.look(requests.get("/"), task.id)
-    assert b'"state": "SUCCESS"' in looked.content
-    client.close()
+    task_id = response.json()["id"]
+    assert sent_order("17", content).json() == {"id": task_id}
+    assert django_example.vision().wait(task_id, SECONDS).state is State.SUCCESS
+    assert Browser().get(f"/tasks/{task_id}").json()["state"] == "SUCCESS"
+    assert sent_order("18", b"").status_code == 422
 
 
-def photo_again(pictures: Path) -> bytes:
-    return (pictures / "shelf_after.png").read_bytes()
+@pytest.mark.usefixtures("_configured")
+def test_django_example_treats_bad_and_unknown_ids_alike(django_example: Any) -> None:
+    from django.test import Client as Browser
+
+    for task_id in (NOBODY, "nonsense", NOBODY.replace("0", "A"), "%00"):
+        assert Browser().get(f"/tasks/{task_id}").status_code == 404
+
+
+def test_django_example_answers_429_and_when_to_try_again(
+    django_example: Any,
+    urls: LocalUrls,
+    namespace: str,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_environment(monkeypatch, environment(urls, namespace, VISIONQ_BROKER__MAX_WAITING="1"))
+    content = (pictures / "shelf_after.png").read_bytes()
+    assert sent_order("1", content).status_code == 202
+    full = sent_order("2", content)
+    assert full.status_code == 429
+    assert 1 <= int(full.headers["Retry-After"]) <= 60
 
 
 def test_what_the_examples_are_said_to_print_is_what_they_print() -> None:

@@ -124,6 +124,7 @@ def watch(handle: TaskHandle) -> None:
     assert_type(status.position, int | None)
     assert_type(status.is_done, bool)
     assert_type(status.failure, Failure | None)
+    assert_type(status.has_workers, bool | None)
 
 
 def read(handle: TaskHandle) -> str:

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 a check failed or the worker broke down, 2 wrong usage or 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -18,10 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from visionq.errors import InvalidTask, SettingsError
+from visionq.errors import BrokerUnavailable, InvalidTask, SettingsError
 from visionq.settings import Settings, load_settings
-from visionq.shell import read_fields, read_schema
+from visionq.shell import Session, print_json, read_fields, read_schema, say
 from visionq.submissions import Submission
+from visionq.terminal import one_line, printable
+from visionq.usage import Program, refuse_question_among, settings_option, state_option
 from visionq_worker import __version__
 from visionq_worker.errors import StartError, TaskError
 
@@ -34,18 +35,14 @@ REPEATS_OUR_LINES = ("celery.app.trace", "celery.worker.strategy")
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-@click.option(
-    "--settings",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Settings file; default: VISIONQ_SETTINGS, else ./settings.toml.",
-)
+@settings_option
+@state_option
 @click.pass_context
-def main(context: click.Context, file: Path | None) -> None:
+def main(context: click.Context, file: Path | None, state_folder: Path | None) -> None:
     """The GPU worker of visionq."""
-    context.obj = file
+    context.obj = Session(file, state_folder)
 
 
 @main.command()
@@ -56,7 +53,7 @@ def main(context: click.Context, file: Path | None) -> None:
 @click.option("--supervise", is_flag=True, help="Start the worker again when it dies.")
 @click.pass_obj
 def run(
-    file: Path | None,
+    session: Session,
     /,
     source: str | None,
     device: str | None,
@@ -65,7 +62,9 @@ def run(
     **worker: Any,
 ) -> None:
     """Load the model, then consume until SIGTERM; running tasks are finished first."""
-    settings = _settings(file, model={"source": source, "device": device}, worker=worker)
+    settings = _settings(
+        session, is_beside_up=False, model={"source": source, "device": device}, worker=worker
+    )
     _set_up_logging(settings)
     if supervise:
         from visionq_worker.supervisor import Supervisor
@@ -77,7 +76,7 @@ def run(
     try:
         app = build_app(settings)
     except StartError as error:
-        click.echo(f"visionq-worker: {error}", err=True)
+        _say_error(error)
         sys.exit(EXIT_START)
     celery_worker = app.Worker(
         # Several workers on one host need names of their own.
@@ -101,36 +100,36 @@ def run(
 @click.option("--device", help="As for run.")
 @click.pass_obj
 def check(
-    file: Path | None, quick: bool, as_json: bool, source: str | None, device: str | None
+    session: Session, quick: bool, as_json: bool, source: str | None, device: str | None
 ) -> None:
     """Say in one line each whether broker, bucket, device and model can be used."""
-    settings = _settings(file, model={"source": source, "device": device})
+    settings = _settings(session, model={"source": source, "device": device})
     from visionq_worker.checks import check_all
 
     is_all_well = True
     for finding in check_all(settings, is_quick=quick):
         is_all_well &= finding.is_ok
         if as_json:
-            line = {"name": finding.name, "ok": finding.is_ok, "text": finding.text}
-            click.echo(json.dumps(line))
+            print_json({"name": finding.name, "ok": finding.is_ok, "text": finding.text})
         else:
-            click.echo(f"{'ok  ' if finding.is_ok else 'FAIL'} {finding.name}: {finding.text}")
+            mark = "ok  " if finding.is_ok else "FAIL"
+            say(one_line(f"{mark} {finding.name}: {finding.text}"))
     sys.exit(0 if is_all_well else 1)
 
 
 @main.command()
 @click.argument("what", type=click.Choice(["live", "ready"]))
 @click.pass_obj
-def probe(file: Path | None, what: str) -> None:
+def probe(session: Session, what: str) -> None:
     """Say whether the worker that writes worker.health_file lives, or is ready for tasks."""
     from visionq_worker.health import problem
 
-    health_file = _settings(file).worker.health_file
+    health_file = _settings(session, is_beside_up=False).worker.health_file
     if health_file is None:
-        click.echo("visionq-worker: set worker.health_file for the worker and the probe", err=True)
+        say("visionq-worker: set worker.health_file for the worker and the probe", err=True)
         sys.exit(EXIT_USAGE)
     reason = problem(health_file, must_be_ready=what == "ready")
-    click.echo(what if reason is None else f"not {what}: {reason}")
+    say(what if reason is None else one_line(f"not {what}: {reason}"))
     sys.exit(0 if reason is None else 1)
 
 
@@ -146,7 +145,7 @@ def probe(file: Path | None, what: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def render(
-    file: Path | None,
+    session: Session,
     /,
     kind: str,
     images: tuple[str, ...],
@@ -157,30 +156,40 @@ def render(
     **options: Any,
 ) -> None:
     """Show the prompt of a task about IMAGES (paths, or sizes such as 1024x768) and its tokens."""
-    settings = _settings(file, model={"source": source})
+    settings = _settings(session, model={"source": source})
     from visionq_worker.rendering import render_submission
 
     submission = Submission(kind, list(images), question, cast("SubmitOptions", options))
     try:
+        refuse_question_among(images, question)
         rendering = render_submission(submission, images, settings)
     except (InvalidTask, TaskError, StartError) as error:
-        click.echo(f"visionq-worker: {error}", err=True)
+        _say_error(error)
         sys.exit(EXIT_USAGE)
     if as_json:
-        click.echo(json.dumps(asdict(rendering), ensure_ascii=False))
+        print_json(asdict(rendering))
         return
-    click.echo(rendering.text)
-    click.echo(f"{rendering.num_tokens} tokens, {_listed(rendering.image_tokens)} of them images'")
-    click.echo(f"num_crops {rendering.num_crops}, max_new_tokens {rendering.max_new_tokens}")
-    click.echo(f"{rendering.kind}, version {rendering.version}, digest {rendering.digest}")
+    say(rendering.text)
+    say(f"{rendering.num_tokens} tokens, {_listed(rendering.image_tokens)} of them images'")
+    say(f"num_crops {rendering.num_crops}, max_new_tokens {rendering.max_new_tokens}")
+    say(f"{rendering.kind}, version {rendering.version}, digest {rendering.digest}")
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
     return " + ".join(map(str, numbers))
 
 
+class _PrintableFormatter(logging.Formatter):
+    """Names and messages of anybody's are logged; none of them may command a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _set_up_logging(settings: Settings) -> None:
-    logging.basicConfig(level=settings.worker.log_level, format=LOG_FORMAT, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PrintableFormatter(LOG_FORMAT))
+    logging.basicConfig(level=settings.worker.log_level, handlers=[handler])
     if settings.worker.log_level != "DEBUG":
         for name in REPEATS_OUR_LINES:
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -188,9 +197,16 @@ def _set_up_logging(settings: Settings) -> None:
     warnings.filterwarnings("ignore", message=".*superuser privileges.*")
 
 
-def _settings(file: Path | None, **flags: dict[str, Any]) -> Settings:
+def _settings(session: Session, *, is_beside_up: bool = True, **flags: dict[str, Any]) -> Settings:
+    """With `is_beside_up`, those of a `visionq up` that runs where nothing else was named."""
     try:
-        return load_settings(file, **flags)
-    except SettingsError as error:
-        click.echo(f"visionq-worker: {error}", err=True)
+        if is_beside_up or session.is_state_named:
+            return session.settings(**flags)
+        return load_settings(session.file, **flags)
+    except (SettingsError, BrokerUnavailable) as error:
+        _say_error(error)
         sys.exit(EXIT_USAGE)
+
+
+def _say_error(error: Exception) -> None:
+    say(f"visionq-worker: {one_line(str(error))}", err=True)
