@@ -211,14 +211,14 @@ def test_celery_result_of_a_cancelled_task_is_revoked(
 def test_task_sent_by_a_foreign_celery_app_has_record_and_result(
     pocket: Client, other_app: Celery, store: ObjectStore, pictures: Path
 ) -> None:
-    store.put("photos/cover.jpg", (pictures / COVER).read_bytes())
+    store.put("inputs/cover.jpg", (pictures / COVER).read_bytes())
     sent = other_app.send_task(
         "visionq.run",
         kwargs={
             "task": {
                 "kind": "ocr",
                 "question": "Title and author?",
-                "images": [{"ref": "photos/cover.jpg"}],
+                "images": [{"ref": "inputs/cover.jpg"}],
                 "options": {"max_new_tokens": 60},
             }
         },
