@@ -14,6 +14,9 @@ from visionq.kinds import BOX_SCALE, Parser
 from visionq_worker.tables import as_csv, read_table
 from visionq_worker.wrappings import unfenced
 
+READING = 2
+"""Raised when a text comes to another value or prompt than before: older answers are not reused."""
+
 _ARRAY_BEGINS = re.compile(r"\[\s*[{\]]")
 
 
