@@ -30,6 +30,8 @@ _LONG_RULE_CELL = re.compile(r":?(-{3,}|={3,}):?")
 _SENTENCE_END = re.compile(r"""[.:!?…。：！？][)\]"'”’*_]*$""")
 _HEADING = re.compile(r"#{1,6}\s+[^\W_].*|\*\*[^*]+\*\*|__[^_]+__")
 _LIST_ITEM = re.compile(r"([-*•+>#]|[0-9]{1,3}[.)])\s")
+_NAMED = re.compile(r"[^:]+:\s")
+_BRACKETS = ("[]", "()", "{}")
 _SENTENCE_WORDS = 4
 """A line that ends as a sentence does is one from so many words on, where it could be a row."""
 _MAX_REMARK_LINES = 16
@@ -220,7 +222,7 @@ def _ends(line: str) -> bool:
 
 def _is_prose(lines: list[str], rows: Lines, mark: str) -> bool:
     """Whether the rows are a paragraph's lines, or a list's, that happen to have as many commas."""
-    if all(_LIST_ITEM.match(row[0]) for row in rows):
+    if _is_a_list(rows):
         return True
     if not all(_is_loose(line, mark) for line in lines):
         return False
@@ -231,6 +233,15 @@ def _is_prose(lines: list[str], rows: Lines, mark: str) -> bool:
         return True
     is_wordy = in_header >= 2 and max(in_header, in_all) >= _MAX_PROSE_WORDS
     return is_wordy and _ends(lines[-1])
+
+
+def _is_a_list(rows: Lines) -> bool:
+    """Whether each line is an item of a list, names with their values, or written as code."""
+    return (
+        all(_LIST_ITEM.match(row[0]) for row in rows)
+        or all(_NAMED.match(cell) for cell in rows[0])
+        or all(row[0][:1] + row[-1][-1:] in _BRACKETS for row in rows)
+    )
 
 
 def _mean_words(rows: Lines) -> float:
@@ -256,6 +267,8 @@ def _piped(lines: list[str]) -> Lines | None:
     body = within[2:] if has_rule else within[1:]
     rows = [header, *(_cells(line) for line in body if not _RULE.fullmatch(line))]
     if not _has_rules_of_a_grid(body) or not _is_table(rows, min_columns=1 if has_rule else 2):
+        return None
+    if not has_rule and _is_a_list(rows):
         return None
     # A line right below a Markdown table is a row of it.
     remarks = behind[:1] if has_rule else [*before, *behind]
