@@ -30,14 +30,18 @@ MAX_QUESTION_CHARS = 8_000
 MAX_LABELS = 16
 MAX_LABEL_CHARS = 100
 MAX_PAGE = 1_000_000
+MAX_KEY_BYTES = 1024
+"""Of an object's key in UTF-8. Otherwise it may hold any character, as S3 has it."""
 MAX_TASK_BYTES = 64 * 1024
 """Above this a task is refused at both ends: large values belong into the store."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _TENANT = re.compile(r"[a-z0-9-]{1,40}")
-# A key holds no "://": a scheme that is not ours would otherwise pass for one.
-_REFERENCE = re.compile(r"(?:s3://[^\s/]+/|https://|(?!\S*://))[^\s/]\S{0,1000}")
+_URL = re.compile(r"https://[^\s/]\S{0,1000}")
+_S3_BUCKET = re.compile(r"s3://[^\s/]+/")
+# A scheme that is not ours, or a path of the file system, would otherwise pass for a key.
+_NO_KEY = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://|/")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
 
@@ -109,7 +113,9 @@ def is_task_id(text: object) -> bool:
 class ImageRef:
     """Where an image lies: a key of the service's bucket, an `s3://` URL, or an `https://` URL.
 
-    Bytes never travel in a message. `page`: of a PDF, counted from 1; None is the first one.
+    Keys are taken as they are, white space, `#`, `+` and `%20` included, also in `s3://` URLs; one
+    that begins with `/` or `word://` needs that form. No segment is `..`. Bytes never travel in a
+    message. `page`: of a PDF, counted from 1; None is the first one.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_UNKNOWN
@@ -118,7 +124,7 @@ class ImageRef:
     page: int | None = None
 
     def __post_init__(self) -> None:
-        if not _is_text(self.ref) or _REFERENCE.fullmatch(self.ref) is None:
+        if not _is_text(self.ref) or not _is_reference(self.ref):
             name = str(self.ref)[:80]
             raise InvalidTask(f"image reference {name!r} is no key, s3:// or https:// URL")
         _require(".." not in self.ref.split("/"), "an image reference may not contain '..'")
@@ -463,6 +469,16 @@ def _plain(value: Any) -> Any:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise InvalidTask(message)
+
+
+def _is_reference(text: str) -> bool:
+    if text.startswith("https://"):
+        return _URL.fullmatch(text) is not None
+    if bucket := _S3_BUCKET.match(text):
+        key = text[bucket.end() :]
+    else:
+        key = "" if _NO_KEY.match(text) else text
+    return 0 < len(key.encode()) <= MAX_KEY_BYTES
 
 
 def _is_text(value: object) -> bool:

@@ -35,6 +35,7 @@ from pydantic_settings import (
 
 from visionq.errors import SettingsError
 from visionq.kinds import BUILTIN_KINDS, Kind
+from visionq.names import INPUT_FOLDER
 from visionq.objects import StoreAddress
 
 ENV_PREFIX = "VISIONQ_"
@@ -100,6 +101,7 @@ class StorageSettings(_Section):
     access_key: SecretStr | None = None
     secret_key: SecretStr | None = None
     timeout_seconds: Seconds = 10.0
+    image_prefixes: Annotated[tuple[str, ...], *_FROM_ENVIRONMENT] = (f"{INPUT_FOLDER}/",)
     allowed_buckets: Annotated[tuple[Name, ...], *_FROM_ENVIRONMENT] = ()
 
     @model_validator(mode="after")

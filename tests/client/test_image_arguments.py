@@ -268,6 +268,23 @@ def test_page_of_a_stored_pdf_is_named_beside_the_reference(
 
 
 @pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("s3://archive/my photo.jpg", ImageRef(ref="s3://archive/my photo.jpg")),
+        ("inputs/10.30\u202fUhr.png", ImageRef(ref="inputs/10.30\u202fUhr.png")),
+        ("s3://archive/a b.pdf#page=2", ImageRef(ref="s3://archive/a b.pdf", page=2)),
+        (ImageRef(ref="s3://archive/a#page=3"), ImageRef(ref="s3://archive/a#page=3")),
+        (Page(ImageRef(ref="inputs/a#page=3"), 2), ImageRef(ref="inputs/a#page=3", page=2)),
+    ],
+)
+def test_key_with_white_space_or_a_fragment_of_its_own_can_be_named(
+    client: Client, worker: HandWorker, argument: Any, expected: ImageRef
+) -> None:
+    handle = client.ocr(argument)
+    assert worker.task(handle.id).images == (expected,)
+
+
+@pytest.mark.parametrize(
     "ref", ["inputs/a.pdf#page=two", "inputs/a.pdf#page=", "inputs/a#page=2.pdf", "inputs/#page=1x"]
 )
 def test_what_only_looks_like_a_page_belongs_to_the_key(

@@ -20,6 +20,28 @@ from visionq.errors import (
 from visionq.objects import ObjectStore
 
 ODD_KEYS = ["a b", "größe", "a?b=c&d", "a#b", "a+b", "100%", "a%20b", "x~y-z_.txt", "a'b(c)*!"]
+ODD_KEYS += [
+    " a",
+    "a ",
+    "a\u00a0b",
+    "a\u202fb",
+    "a\u3000b",
+    "a\tb",
+    "a#page=3",
+    "a;b,c",
+    "[a]{b}",
+    "e\u0301",
+]
+ODD_KEYS += [
+    "a\u2028b",
+    "a\x85b",
+    "a:b@c",
+    "a|b^c`d",
+    "漢字 名.png",
+    '"a"<b>',
+    "a\\b",
+    "\U0001f600.png",
+]
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -92,6 +114,25 @@ def test_any_key_comes_back_as_it_was_put(store: ObjectStore, key: str) -> None:
     store.delete(f"odd/{key}")
     with pytest.raises(ObjectMissing):
         store.get(f"odd/{key}")
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("my photo.jpg", "/b/my%20photo.jpg"),
+        ("a+b%20c", "/b/a%2Bb%2520c"),
+        ("\u202f\u3000", "/b/%E2%80%AF%E3%80%80"),
+        ("a#page=3?x=1", "/b/a%23page%3D3%3Fx%3D1"),
+        ("/a//b/./c", "/b//a//b/./c"),
+        ("a\n\x00", "/b/a%0A%00"),
+    ],
+)
+def test_key_is_sent_letter_by_letter(scripted: Any, key: str, path: str) -> None:
+    """By the short way, and by boto3, which is asked when that finds nothing."""
+    server, store = scripted(reply(404), reply(404))
+    with pytest.raises(ObjectMissing):
+        store.get(key)
+    assert [asked for _, asked, _ in server.requests] == [path, path]
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 3_000_000])

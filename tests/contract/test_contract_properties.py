@@ -41,6 +41,12 @@ references = st.builds(
         "{}{}".format,
         st.sampled_from(["inputs/", "s3://bucket/", "https://example.org/", ""]),
         st.text(string.ascii_letters + "äß漢-_?&=%", min_size=1, max_size=60),
+    )
+    | st.builds(
+        "s3://bucket/{}".format,
+        st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(
+            lambda key: ".." not in key.split("/")
+        ),
     ),
 )
 options = st.builds(

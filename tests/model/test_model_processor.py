@@ -223,7 +223,7 @@ def test_tokenizer_does_not_keep_every_question(processor: Phi3VProcessor) -> No
 
     def heap_of(texts: range) -> int:
         for number in texts:
-            processor.tokenizer.encode(f"\nWhat is this? Number {number}.<|end|>\n")
+            processor.num_prompt_tokens(f"\nWhat is this? Number {number}.<|end|>\n", [], 1)
         return int(mallinfo2().uordblks)
 
     full = heap_of(range(NUM_CACHED_TEXTS))

@@ -218,14 +218,14 @@ def test_celery_result_of_a_cancelled_task_is_revoked(
 def test_task_sent_by_a_foreign_celery_app_has_record_and_result(
     pocket: Client, pocket_app: Celery, store: ObjectStore, pictures: Path
 ) -> None:
-    store.put("photos/cover.jpg", (pictures / COVER).read_bytes())
+    store.put("inputs/cover.jpg", (pictures / COVER).read_bytes())
     sent = pocket_app.send_task(
         "visionq.run",
         kwargs={
             "task": {
                 "kind": "ocr",
                 "question": "Title and author?",
-                "images": [{"ref": "photos/cover.jpg"}],
+                "images": [{"ref": "inputs/cover.jpg"}],
                 "options": {"max_new_tokens": 60},
             }
         },
@@ -237,3 +237,17 @@ def test_task_sent_by_a_foreign_celery_app_has_record_and_result(
     assert value["text"] == COVER_ANSWER
     assert pocket.result(sent.id, 0).text == COVER_ANSWER
     assert json.loads(store.get(f"results/{sent.id}.json"))["task_id"] == sent.id
+
+
+def test_question_about_a_control_token_has_its_letters_in_the_prompt(
+    pocket: Client, store: ObjectStore, pictures: Path
+) -> None:
+    """The pocket model's prompts are single characters, so both questions have as many tokens."""
+    store.put("inputs/my\u202fcover 1.jpg", (pictures / COVER).read_bytes())
+    handles = [
+        pocket.ask(f"s3://{store.bucket}/inputs/my\u202fcover 1.jpg", question, max_new_tokens=4)
+        for question in ("What does </s> mean?", "What does word mean?")
+    ]
+    usages = [handle.result(timeout=SECONDS).usage for handle in handles]
+    with_it, without = (usage.prompt_tokens if usage else None for usage in usages)
+    assert with_it == without is not None

@@ -25,13 +25,13 @@ SECONDS = 30.0
 QUEUE = "service.interactive"
 NAMES = Names("service")
 
-IMAGE = {"ref": "photos/small.png"}
+IMAGE = {"ref": "inputs/small.png"}
 
 
 @pytest.fixture
 def send(urls: LocalUrls, store: ObjectStore, pictures: Path) -> Callable[..., str]:
     """Send a task past our client, so that nothing checks it before the worker does."""
-    store.put("photos/small.png", (pictures / "shelf_after.png").read_bytes())
+    store.put("inputs/small.png", (pictures / "shelf_after.png").read_bytes())
     app = foreign_app(urls, SERVICE_NAMESPACE)
 
     def send_task(task: Any) -> str:
@@ -194,7 +194,7 @@ def test_malformed_message_is_kept_in_the_dead_list(
 def test_options_that_a_worker_of_threads_cannot_carry_out_do_no_harm(
     urls: LocalUrls, service: Client, store: ObjectStore, pictures: Path, options: dict[str, Any]
 ) -> None:
-    store.put("photos/small.png", (pictures / "shelf_after.png").read_bytes())
+    store.put("inputs/small.png", (pictures / "shelf_after.png").read_bytes())
     app = foreign_app(urls, SERVICE_NAMESPACE)
     task = {"kind": "ocr", "images": [IMAGE], "options": {"max_new_tokens": 1}}
     sent = app.send_task("visionq.run", kwargs={"task": task}, queue=QUEUE, **options)

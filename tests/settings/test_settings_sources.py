@@ -92,6 +92,12 @@ def test_lists_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch
     assert load_settings().storage.allowed_buckets == ("archive", "scans")
 
 
+def test_images_are_read_below_inputs_unless_other_prefixes_are_set(write: Any) -> None:
+    assert load_settings().storage.image_prefixes == ("inputs/",)
+    write('[storage]\nimage_prefixes = ["inputs/", "scans/2024 "]\n')
+    assert load_settings().storage.image_prefixes == ("inputs/", "scans/2024 ")
+
+
 def test_one_key_of_a_kind_is_changed_and_the_rest_is_kept(write: Any) -> None:
     write('[kinds.compare]\nmax_images = 3\n\n[kinds.invoice]\ndefault_question = "Who pays?"\n')
     kinds = load_settings().kinds
@@ -160,6 +166,7 @@ def test_an_unknown_key_or_a_bad_value_in_the_file_is_named(
         ("VISIONQ_BROKER__URL", "http://a", "broker.url"),
         ("VISIONQ_WORKER__CONCURRENCY", "many", "worker.concurrency"),
         ("VISIONQ_STORAGE__ALLOWED_BUCKETS", "archive", "storage.allowed_buckets"),
+        ("VISIONQ_STORAGE__IMAGE_PREFIXES", "inputs/", "storage.image_prefixes"),
         ("VISIONQ_LIMITS__IMAGE_FORMATS", "[JPEG]", "limits.image_formats"),
         ("VISIONQ_LIMITS__IMAGE_FORMATS", '["JPG"]', "limits.image_formats"),
         ("VISIONQ_LIMITS__DECODING", "quick", "limits.decoding"),

@@ -67,6 +67,24 @@ def test_boxes_are_labels_with_four_edges_in_pixels() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```json\n{}\n```",
+        "```\n{}",
+        "~~~json\n{}\n~~~\nThese are all.",
+        "Here are the 2 objects [1-2]:\n\n```json\n{}\n```",
+        "Here are the objects:\n{}",
+        "{}\nI hope that helps!",
+        "Objects: {}",
+    ],
+)
+@pytest.mark.parametrize("found", ['[\n{"label": "a ]", "box": [0, 0, 500, 500]}\n]', "[]"])
+def test_boxes_are_taken_out_of_what_is_written_around_them(text: str, found: str) -> None:
+    expected = [{"label": "a ]", "box": [0, 0, 200, 300]}] if "label" in found else []
+    assert parse(text.format(found), "boxes", SIZE) == expected
+
+
 def test_edges_lie_within_the_picture_and_in_order() -> None:
     text = '[{"label": "a", "box": [900, 2000, -5, 100]}]'
     assert parse(text, "boxes", SIZE) == [{"label": "a", "box": [0, 60, 360, 600]}]
@@ -93,6 +111,11 @@ def test_no_boxes_are_a_value_too() -> None:
         pytest.param('{"label": "car", "box": [0, 1, 2, 3]}', id="no array"),
         pytest.param('[{"label": "car", "box": [0, 1, 2, 3]}', id="an open array"),
         pytest.param('["car"]', id="no objects"),
+        pytest.param('{"found": [{"label": "car", "box": [0, 1, 2, 3]}]}', id="within an object"),
+        pytest.param('{"label": "car", "box": [0, 1, 2, 3], "more": []}', id="an array in one"),
+        pytest.param('[{"label": "a", "box": [0, 1, 2, 3]}]\n[]', id="two arrays"),
+        pytest.param("```json\n[]\n```\n```json\n[]\n```", id="two fences"),
+        pytest.param('```json\n[{"label": "a", "box": [0, 1, 2\n```', id="cut off in a fence"),
         pytest.param('[{"label": 7, "box": [0, 1, 2, 3]}]', id="a number for a label"),
         pytest.param('[{"box": [0, 1, 2, 3]}]', id="no label"),
         pytest.param('[{"label": "car"}]', id="no box"),

@@ -129,6 +129,36 @@ def test_reference_that_leads_nowhere_is_refused(
     assert refusal(sources, ref) == (code, message)
 
 
+def of_prefixes(store: ObjectStore, *prefixes: str) -> Sources:
+    return Sources(
+        store,
+        Notes(),
+        image_prefixes=prefixes,
+        allowed_buckets=("photos", store.bucket),
+        max_bytes=1_000,
+    )
+
+
+@pytest.mark.parametrize("key", ["results/a.json", "probes/a", "Inputs/a", "input", "a/inputs/a"])
+@pytest.mark.parametrize("form", ["{}", "s3://visionq/{}"])
+def test_key_outside_the_prefixes_is_not_read(bucket: ObjectStore, key: str, form: str) -> None:
+    bucket.put(key, DOT)
+    sources = of_prefixes(bucket, "inputs/", "scans/")
+    message = "the image's key begins with none of storage.image_prefixes"
+    assert refusal(sources, form.format(key)) == ("input_not_allowed", message)
+    assert refusal(of_prefixes(bucket), DOT_KEY) == ("input_not_allowed", message)
+    assert of_prefixes(bucket, "").fetch(TASK_ID, 0, ImageRef(ref=key)).content == DOT
+
+
+def test_key_of_each_prefix_and_of_other_buckets_is_read(bucket: ObjectStore) -> None:
+    bucket.put("scans/my photo\u202f1.png", DOT)
+    sources = of_prefixes(bucket, "inputs/", "scans/")
+    for ref in ("scans/my photo\u202f1.png", "s3://visionq/scans/my photo\u202f1.png"):
+        assert sources.fetch(TASK_ID, 0, ImageRef(ref=ref)) == Source(DOT, DOT_DIGEST)
+    elsewhere = ImageRef(ref="s3://photos/a/dot.png")
+    assert sources.fetch(TASK_ID, 0, elsewhere) == Source(DOT, DOT_DIGEST)
+
+
 def test_as_many_bytes_as_allowed_are_read_and_one_more_is_refused(
     sources: Sources, bucket: ObjectStore
 ) -> None:

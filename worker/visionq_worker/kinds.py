@@ -6,14 +6,12 @@ The chat form is the model's own: image tags first, then the text, all in one us
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 
 from visionq.contract import FailureCode, Task
 from visionq.kinds import Kind, at_most, schema_text
 from visionq_worker.errors import TaskError
-
-_MODEL_TAGS = re.compile(r"<\|[^\s|>]{1,40}\|>")
+from visionq_worker.model.tags import TAG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +32,8 @@ def render(task: Task, kind: Kind, max_num_crops: int | None = None) -> Prompt:
     """The prompt of a task of this kind, for a model that takes so many crops of an image at most.
 
     Raises `TaskError` for a question or a schema that contains the model's own tags: they would end
-    the turn or address images that are not there.
+    the turn or address images that are not there. Other control tokens, such as `</s>`, are text
+    (`model.processor`).
     """
     options = task.options
     question = task.question if task.question is not None else kind.default_question or ""
@@ -56,5 +55,5 @@ def chat(num_images: int, words: str) -> str:
 
 
 def _refuse_tags(what: str, text: str) -> None:
-    if _MODEL_TAGS.search(text):
+    if TAG.search(text):
         raise TaskError(FailureCode.PROMPT_TAGS, f"the {what} contains a tag such as <|end|>")

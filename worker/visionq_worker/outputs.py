@@ -1,13 +1,23 @@
-"""From the model's text to the value of a kind's parser. Nothing here raises on bad text."""
+"""From the model's text to the value of a kind's parser. Nothing here raises on bad text.
+
+Usual wrappings are taken off: a fence, a sentence before or behind. docs/answers.md says for users
+what values are.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import re
 from typing import Any, assert_never
 
 from visionq.kinds import BOX_SCALE, Parser
+from visionq_worker.tables import as_csv, read_table
+from visionq_worker.wrappings import unfenced
+
+READING = 2
+"""Raised when a text comes to another value or prompt than before: older answers are not reused."""
+
+_ARRAY_BEGINS = re.compile(r"\[\s*[{\]]")
 
 
 def parse(text: str, parser: Parser, size: tuple[int, int]) -> Any:
@@ -15,7 +25,8 @@ def parse(text: str, parser: Parser, size: tuple[int, int]) -> Any:
 
     `size`: width and height of the first picture, upright, in pixels.
 
-    table: {"header": [...], "rows": [[...], ...], "csv": str}, every row as long as the header.
+    table: {"header": [...], "rows": [[...], ...], "csv": str}, every row as long as the header;
+    in the CSV alone, an apostrophe stands before what a spreadsheet would take for a formula.
     boxes: [{"label": str, "box": [left, top, right, bottom], "score": float}, ...], edges in pixels
     of the picture, within it; the score only where the model gives one, 0 to 1.
     """
@@ -31,25 +42,16 @@ def parse(text: str, parser: Parser, size: tuple[int, int]) -> Any:
 
 
 def _table(text: str) -> dict[str, Any] | None:
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text.strip()), strict=True) if line]
-    except csv.Error:
-        return None
-    if len(lines) < 2 or len({len(line) for line in lines}) != 1:
-        return None
-    header, *rows = ([cell.strip() for cell in line] for line in lines)
-    return {"header": header, "rows": rows, "csv": _as_csv([header, *rows])}
-
-
-def _as_csv(lines: list[list[str]]) -> str:
-    written = io.StringIO()
-    csv.writer(written, lineterminator="\n").writerows(lines)
-    return written.getvalue()
+    lines = read_table(text)
+    return None if lines is None else {"header": lines[0], "rows": lines[1:], "csv": as_csv(lines)}
 
 
 def _boxes(text: str, size: tuple[int, int]) -> list[dict[str, Any]] | None:
+    content = unfenced(text)
+    if content is None:
+        return None
     try:
-        found = json.loads(text)
+        found = json.loads(_without_sentences(content))
         # What JSON itself cannot carry (half a surrogate pair, NaN) could not be stored.
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
@@ -57,6 +59,16 @@ def _boxes(text: str, size: tuple[int, int]) -> list[dict[str, Any]] | None:
     if not isinstance(found, list) or not all(_is_box(item) for item in found):
         return None
     return [_in_pixels(item, size) for item in found]
+
+
+def _without_sentences(text: str) -> str:
+    """The array of objects in the text, if what stands around it holds nothing of JSON's."""
+    begins = _ARRAY_BEGINS.search(text)
+    end = text.rfind("]") + 1
+    if begins is None or end <= begins.start():
+        return text
+    around = text[: begins.start()] + text[end:]
+    return text if "{" in around or "}" in around else text[begins.start() : end]
 
 
 def _in_pixels(item: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:

@@ -191,6 +191,7 @@ class Service:
             sources=Sources(
                 store,
                 records,
+                image_prefixes=settings.storage.image_prefixes,
                 allowed_buckets=settings.storage.allowed_buckets,
                 max_bytes=settings.limits.max_image_bytes,
                 fetcher=_fetcher(settings),

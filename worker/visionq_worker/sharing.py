@@ -12,6 +12,8 @@ import json
 import threading
 from typing import TYPE_CHECKING, Any
 
+from visionq_worker.outputs import READING
+
 if TYPE_CHECKING:
     from visionq_worker.engine.request import Handle
     from visionq_worker.model.processor import ModelInputs
@@ -44,6 +46,7 @@ def work_key(run: Run, maker: Maker) -> str | None:
         [[source.digest, source.page] for source in run.sources],
         [engine.model, engine.revision, engine.dtype, engine.max_context_tokens],
         maker.decoding,
+        READING,
     ]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 

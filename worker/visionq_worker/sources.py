@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,11 +61,16 @@ class Sources:
         *,
         allowed_buckets: Collection[str],
         max_bytes: int,
+        image_prefixes: Sequence[str] = ("",),
         fetcher: Fetcher | None = None,
     ) -> None:
-        """`fetcher`: None where URLs are switched off."""
+        """`image_prefixes`: how keys of the service's own bucket begin that may be read.
+
+        `fetcher`: None where URLs are switched off.
+        """
         self._store = store
         self._pins = pins
+        self._image_prefixes = tuple(image_prefixes)
         self._allowed_buckets = frozenset(allowed_buckets)
         self._max_bytes = max_bytes
         self._fetcher = fetcher
@@ -117,11 +122,14 @@ class Sources:
         concerns_store = isinstance(exc, StorageDenied | BucketMissing)
         return isinstance(exc, StorageUnavailable) or (is_ours and concerns_store)
 
-    def _locate(self, ref: str) -> tuple[str | None, str]:
-        if not ref.startswith("s3://"):
-            return None, ref
-        bucket, key = split_s3_url(ref)
-        if bucket != self._store.bucket and bucket not in self._allowed_buckets:
+    def _locate(self, ref: str) -> tuple[str, str]:
+        is_url = ref.startswith("s3://")
+        bucket, key = split_s3_url(ref) if is_url else (self._store.bucket, ref)
+        if bucket == self._store.bucket:
+            if not key.startswith(self._image_prefixes):
+                message = "the image's key begins with none of storage.image_prefixes"
+                raise TaskError(FailureCode.INPUT_NOT_ALLOWED, message)
+        elif bucket not in self._allowed_buckets:
             raise TaskError(FailureCode.INPUT_NOT_ALLOWED, "the bucket is not allowed")
         return bucket, key
 

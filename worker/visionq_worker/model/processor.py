@@ -7,11 +7,11 @@ rendered) and everything about pixels (`pixels`).
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple, Self
 
 import torch
@@ -23,8 +23,8 @@ from visionq_worker.model.config import Phi3VConfig
 from visionq_worker.model.errors import ModelLoadError, PromptError
 from visionq_worker.model.geometry import num_image_tokens
 from visionq_worker.model.pixels import Picture, with_empty_tiles
+from visionq_worker.model.tags import IMAGE_TAG, TAG
 
-IMAGE_TAG = re.compile(r"<\|image_([0-9]{1,6})\|>")  # longer numbers are no tags, but text
 NUM_CACHED_TEXTS = 256
 """Texts whose tokens the tokenizer keeps: a kind's prompt comes again, a question does not."""
 HUB_NUM_CROPS = 16  # Phi-3's published default; Phi-3.5's file says 4
@@ -76,6 +76,7 @@ class Phi3VProcessor:
     ) -> None:
         """`max_num_crops`: the most that the model was trained for, where it is few."""
         self.tokenizer = tokenizer
+        self._prompt_tokenizer, self._control_ids = _without_control_texts(tokenizer)
         self.image_token_id = image_token_id
         self.stop_token_ids = frozenset(stop_token_ids)
         self.default_num_crops = default_num_crops
@@ -154,9 +155,13 @@ class Phi3VProcessor:
         return texts, [costs[index] for index in order]
 
     def _text_ids(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text).ids
+        encoded = self._prompt_tokenizer.encode(text)
+        ids: list[int] = encoded.ids
         if self.image_token_id in ids:
             raise PromptError("the prompt contains the image placeholder token itself")
+        is_own = zip(ids, encoded.special_tokens_mask, strict=True)
+        if any(token in self._control_ids and not is_frame for token, is_frame in is_own):
+            raise PromptError("the prompt contains a token of the model's own, such as </s>")
         return ids
 
 
@@ -194,10 +199,36 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
         raise ModelLoadError(f"{file} is missing or damaged: fetch it again") from error
+    return _bounded(tokenizer)
+
+
+def _bounded(tokenizer: Tokenizer) -> Tokenizer:
     # Phi-3's splits no words, so that each text is an entry of its own, of some 1.5 KB; the library
     # would keep 10,000. Its file cannot say how many, and the constructor that can takes no file.
     tokenizer.model._resize_cache(NUM_CACHED_TEXTS)  # noqa: SLF001
     return tokenizer
+
+
+def _without_control_texts(tokenizer: Tokenizer) -> tuple[Tokenizer, frozenset[int]]:
+    """The tokenizer of prompts, and the ids that no text may have in it.
+
+    Tags are tokens. Every other added token's text is text: `</s>`, which would end the answer, and
+    `<s>`, which is HTML's as well. The unknown token stays what the pieces make of a character that
+    they do not have.
+    """
+    description = json.loads(tokenizer.to_str())
+    added, pieces = description["added_tokens"], description["model"]["vocab"]
+    control = [token for token in added if not TAG.fullmatch(token["content"])]
+    unknown = description["model"].get("unk_token")
+    control_ids = frozenset(token["id"] for token in control if token["content"] != unknown)
+    # Those that are no pieces keep their place, under names that nobody can guess: the library
+    # numbers added tokens in their order.
+    description["added_tokens"] = [
+        token if token not in control else {**token, "content": f"\0{token_hex()}"}
+        for token in added
+        if token not in control or token["content"] not in pieces
+    ]
+    return _bounded(Tokenizer.from_str(json.dumps(description))), control_ids
 
 
 class _Crops(NamedTuple):
