@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from visionq.contract import FailureCode
-from visionq_worker import heifs
+from visionq_worker import heifs, jpegs
 from visionq_worker.colours import BYTES_PER_PIXEL, flat_rgb
 from visionq_worker.errors import TaskError
 
@@ -116,6 +116,8 @@ class Opened:
         """
         image, header = self.image, self.header
         size = (-(-header.width // reduction), -(-header.height // reduction))
+        if header.form == "JPEG" and not jpegs.is_whole(self.content, image.size):
+            raise _damaged()
         try:
             if reduction > 1:
                 image.draft(None, (header.width // reduction, header.height // reduction))
@@ -132,6 +134,7 @@ def set_up_pillow(formats: Collection[str]) -> None:
 
     Raises `StartError` for a format whose decoder is not installed.
     """
+    jpegs.require_decoder()
     # Our own limit of pixels counts; Pillow's lower one would only fill the log.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
