@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from visionq.errors import InvalidImage
-from visionq.inputs import as_reference, read_content, split_page
+from visionq.inputs import as_reference, read_content, split_page, upright_size
 from visionq.objects import split_s3_url
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def size_in_hand(argument: ImageArgument) -> Size:
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given[:5] != "data:"):
         return _size_of_file(Path(given))
     if hasattr(given, "save") and hasattr(given, "size") and not hasattr(given, "read"):
-        return Size(*given.size)
+        return Size(*upright_size(cast("Any", given)))
     size = _read_size(io.BytesIO(_content(given)))
     if size is None:
         raise _unreadable()
