@@ -225,6 +225,8 @@ def _plain(content: bytes, limits: ImageLimits) -> pngs.Plain | None:
         return None
     try:
         return pngs.without_extras(content)
+    except pngs.Headless as exc:
+        raise _unknown(limits) from exc
     except pngs.Broken as exc:
         raise _damaged() from exc
 
@@ -262,9 +264,7 @@ def _open(file: io.BytesIO, limits: ImageLimits) -> Image.Image:
         message = "an input image has too many pixels"
         raise TaskError(FailureCode.IMAGE_TOO_LARGE, message) from exc
     except UnidentifiedImageError as exc:
-        kinds = sorted([*limits.formats, PDF] if limits.pdf else limits.formats)
-        message = f"an input is no image of these kinds: {', '.join(kinds)}"
-        raise TaskError(FailureCode.NOT_AN_IMAGE, message) from exc
+        raise _unknown(limits) from exc
     except _DAMAGE as exc:  # of a known kind, but its header breaks off
         raise _damaged() from exc
 
@@ -293,6 +293,12 @@ def _num_in_first_scan(content: bytes) -> int | None:
     while content[at : at + 1] == b"\xff" and content[at : at + 2] != _SCAN:
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
     return content[at + 4] if content[at : at + 2] == _SCAN else None
+
+
+def _unknown(limits: ImageLimits) -> TaskError:
+    kinds = sorted([*limits.formats, PDF] if limits.pdf else limits.formats)
+    message = f"an input is no image of these kinds: {', '.join(kinds)}"
+    return TaskError(FailureCode.NOT_AN_IMAGE, message)
 
 
 def _damaged() -> TaskError:

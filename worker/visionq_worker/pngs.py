@@ -41,6 +41,10 @@ class Broken(ValueError):
     """A chunk that the pixels depend on is damaged, missing or in a wrong place."""
 
 
+class Headless(Broken):
+    """Not even the first chunk is as it has to be: it is no PNG, whatever its first bytes are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plain:
     """A PNG as Pillow is to see it.
@@ -138,7 +142,17 @@ class _Writer:
 
 def without_extras(content: bytes) -> Plain:
     """The same picture, of a file that begins as a PNG does. Raises `Broken`."""
-    writer, view = _Writer(), memoryview(content)
+    writer = _Writer()
+    try:
+        return _copied(content, writer)
+    except Broken as exc:
+        if writer.names:
+            raise
+        raise Headless("a header that is damaged") from exc
+
+
+def _copied(content: bytes, writer: _Writer) -> Plain:
+    view = memoryview(content)
     for name, begin, end in _chunks(content):
         is_beside = name[0] & _ANCILLARY and name != b"tRNS"
         if is_beside and name not in _MAY_TURN:
