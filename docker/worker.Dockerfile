@@ -71,7 +71,7 @@ COPY producer producer
 COPY worker worker
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=flash-attn,source=/wheels,target=/wheels \
-    if [ "${WITH_FLASH_ATTN}" = 1 ]; then worker='./worker[fast,gpu]'; else worker='./worker[fast]'; fi \
+    if [ "${WITH_FLASH_ATTN}" = 1 ]; then worker='./worker[gpu]'; else worker='./worker'; fi \
     && pip install --constraint constraints.txt --find-links /wheels --only-binary flash-attn \
        ./producer "${worker}" \
     && pip check

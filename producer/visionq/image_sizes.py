@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from visionq.errors import InvalidImage
-from visionq.inputs import as_reference, read_content, split_page
+from visionq.inputs import (
+    PDF_HEAD_BYTES,
+    as_reference,
+    is_pdf,
+    read_content,
+    split_page,
+    upright_size,
+)
 from visionq.objects import split_s3_url
 
 if TYPE_CHECKING:
@@ -63,7 +70,7 @@ def size_in_hand(argument: ImageArgument) -> Size:
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given[:5] != "data:"):
         return _size_of_file(Path(given))
     if hasattr(given, "save") and hasattr(given, "size") and not hasattr(given, "read"):
-        return Size(*given.size)
+        return Size(*upright_size(cast("Any", given)))
     size = _read_size(io.BytesIO(_content(given)))
     if size is None:
         raise _unreadable()
@@ -113,10 +120,11 @@ def _read_size(file: IO[bytes]) -> Size | None:
     # Imported when it is needed: it brings urllib and an XML parser along.
     import imagesize
 
-    start = file.read(12)
+    head = file.read(PDF_HEAD_BYTES)
     file.seek(0)
-    if start.startswith(b"%PDF-"):
+    if is_pdf(head):
         raise _only_worker_knows("a page of a PDF")
+    start = head[:12]
     if start[4:8] == b"ftyp":  # imagesize does not read those that are turned
         raise _only_worker_knows("a HEIF")
     if not start.startswith(_SIGNS) and (start[:4], start[8:]) != (b"RIFF", b"WEBP"):

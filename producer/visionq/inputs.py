@@ -12,9 +12,11 @@ import inspect
 import io
 import os
 import re
+import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, Union, cast
 
 from visionq.contract import MAX_PAGE, ImageRef
 from visionq.errors import InvalidImage
@@ -65,6 +67,30 @@ ImageArgument: TypeAlias = PlainArgument | Page
 
 MAX_UPLOAD_BYTES = 50 * 1024 * 1024
 
+_MOST = 65535
+"""Of a sample of 16 bits."""
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _ORIENTATION = 262, 258, 274
+"""Tags of TIFF and EXIF."""
+_WHITE_IS_ZERO = 0
+_TO_UPRIGHT = MappingProxyType({2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2})
+"""By EXIF orientation, numbers of `PIL.Image.Transpose`; PIL itself is not imported here."""
+_SWAPS_SIDES = frozenset({2, 4, 5, 6})
+
+_ODD_EXIF = (
+    ArithmeticError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+_PDF_HEADER = b"%PDF-"
+PDF_HEAD_BYTES = 1024 + len(_PDF_HEADER)
+"""PDFium, Acrobat and browsers look for the header behind as much as 1024 bytes."""
+_IMAGE_SIGNS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+
 _FRAGMENT = re.compile(r"(.+)#page=([0-9]{1,9})", re.DOTALL)
 """As RFC 8118 has it for PDFs."""
 
@@ -76,6 +102,22 @@ def split_page(argument: ImageArgument) -> tuple[PlainArgument, int | None]:
     if isinstance(argument, Page):
         return argument.pdf, argument.number
     return argument, None
+
+
+def is_pdf(start: bytes) -> bool:
+    """Whether content that begins so is a PDF: `PDF_HEAD_BYTES` are enough to tell.
+
+    Its header need not be at the very beginning: mail, printers and servers leave their own before
+    it. An image may hold such a header in its metadata, and stays an image.
+    """
+    if start.startswith(_PDF_HEADER):
+        return True
+    is_image = start.startswith(_IMAGE_SIGNS) or start[4:8] == b"ftyp" or _is_bmp(start)
+    return not is_image and start.find(_PDF_HEADER, 0, PDF_HEAD_BYTES) >= 0
+
+
+def _is_bmp(start: bytes) -> bool:
+    return start[:2] == b"BM" and start[6:10] == bytes(4)
 
 
 def as_reference(argument: ImageArgument) -> ImageRef | None:
@@ -164,15 +206,63 @@ def _read_stream(stream: Any) -> bytes:
     return content
 
 
+def upright_size(image: Image) -> tuple[int, int]:
+    """Width and height of a PIL image as it is uploaded: as its EXIF or XMP says."""
+    width, height = image.size
+    return (height, width) if _turn(image) in _SWAPS_SIDES else (width, height)
+
+
 def _encode_pillow(image: Image) -> bytes:
-    """A PIL image as PNG: nothing is lost, and equal pixels give equal bytes.
+    """A PIL image as PNG, upright: no pixel is lost, and equal pixels give equal bytes.
 
     Only the colours of print and video (CMYK, YCbCr), which PNG cannot hold, become RGB.
     """
     buffer = io.BytesIO()
     try:
-        plain = image.convert("RGB") if image.mode in ("CMYK", "YCbCr") else image
-        plain.save(buffer, format="PNG")
+        image.load()
+        plain = _of_png(image)
+        turn = _turn(image)
+        if turn is not None:
+            plain = plain.transpose(turn)  # type: ignore[arg-type]
+        # Nothing of the rest, which Pillow would take from the image by itself.
+        plain.save(buffer, format="PNG", exif=None, icc_profile=None, **_transparency(plain))
     except (OSError, SyntaxError, ValueError, SystemError) as exc:
         raise InvalidImage(f"the PIL image cannot be written as PNG: {exc}") from exc
     return buffer.getvalue()
+
+
+def _of_png(image: Image) -> Image:
+    """The image in a mode that PNG has, with shades that mean there what they mean here."""
+    if image.mode in ("CMYK", "YCbCr"):
+        return image.convert("RGB")
+    if image.mode == "I":
+        lowest, highest = cast("tuple[int, int]", image.getextrema())
+        if not 0 <= lowest <= highest <= _MOST:  # some versions of Pillow clip them
+            raise ValueError(f"it has values outside of 0 to {_MOST}")
+    tags = getattr(image, "tag_v2", {})
+    if not image.mode.startswith("I;16") or not tags:
+        return image
+    # A TIFF's shades of 12 or 16 bits as they stand in the file: white may be zero.
+    factor = 16 if tags.get(_BITS_PER_SAMPLE) == (12,) else 1
+    ordered = image if image.mode == "I;16" else image.convert("I").convert("I;16")
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        return ordered.point(lambda value: value * -factor + _MOST)
+    return ordered.point(lambda value: value * factor) if factor > 1 else image
+
+
+def _turn(image: Image) -> int | None:
+    """What makes it upright (`PIL.Image.Transpose`), read as a worker reads the file's."""
+    if hasattr(image, "tag_v2"):  # a TIFF is upright when Pillow has loaded it, and its size before
+        return None
+    try:
+        orientation: Any = image.getexif().get(_ORIENTATION)
+        return _TO_UPRIGHT.get(orientation)
+    except _ODD_EXIF:
+        return None  # whatever the EXIF block is, the pixels are good
+
+
+def _transparency(image: Image) -> dict[str, None]:
+    """A transparent colour of 16 bits is not to be taken for one of 8."""
+    key = image.info.get("transparency")
+    is_deep = image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255
+    return {"transparency": None} if is_deep else {}

@@ -64,7 +64,7 @@ def our_app(settings: Settings) -> Celery:
             engine,
             ImageLimits(max_pixels=64, formats=("PNG",)),
             decoding="exact",
-            has_fast_decoder=False,
+            has_fast_decoder=True,
             max_bytes=1_000_000,
             max_at_once=1,
         )

@@ -1,7 +1,6 @@
 """From a file to what the device is sent, beside the plain way: decode, float, 17 crops.
 
-CPU time of one thread on one core; the ways take turns. Most limits are for what a worker does by
-itself; what the optional decoder gains has rows of its own where that is installed.
+CPU time of one thread on one core; the ways take turns.
 """
 
 from __future__ import annotations
@@ -21,13 +20,11 @@ from tests.bench_engine.pictures import photograph
 from tests.bench_engine.plain import plain_pixels
 from visionq_worker.developing import develop_exactly, develop_fast
 from visionq_worker.images import open_image
-from visionq_worker.jpegs import has_fast_decoder
 
 FILES = ((1, "JPEG"), (4, "JPEG"), (12, "JPEG"), (4, "PNG"))
 """Megapixels and format."""
 
-LIMITS_ALONE = {(1, "JPEG"): 2.2, (4, "JPEG"): 1.6, (12, "JPEG"): 2.2}
-LIMITS_WITH_DECODER = {(1, "JPEG"): 4.0}
+LIMITS_OF_FAST = {(1, "JPEG"): 4.0, (4, "JPEG"): 1.6, (12, "JPEG"): 2.2}
 """How many times cheaper than the plain way `limits.decoding = "fast"` has to be."""
 
 NUM_CROPS = 16
@@ -52,18 +49,15 @@ def _work_alone() -> None:
 
 
 def _ways(content: bytes) -> Mapping[str, Callable[[], object]]:
-    def fast(*, has_fast_decoder: bool) -> None:
+    def fast() -> None:
         opened = open_image(content, LIMITS)
-        develop_fast(opened, NUM_CROPS, has_fast_decoder=has_fast_decoder)
+        develop_fast(opened, NUM_CROPS, has_fast_decoder=True)
 
-    ways: dict[str, Callable[[], object]] = {
+    return {
         "plain": lambda: plain_pixels(content, NUM_CROPS),
         "exact": lambda: develop_exactly(open_image(content, LIMITS), NUM_CROPS),
-        "fast": lambda: fast(has_fast_decoder=False),
+        "fast": fast,
     }
-    if has_fast_decoder() and content.startswith(b"\xff\xd8"):
-        ways["fast, simplejpeg"] = lambda: fast(has_fast_decoder=True)
-    return ways
 
 
 def _medians(ways: Mapping[str, Callable[[], object]], count: int) -> dict[str, float]:
@@ -79,12 +73,11 @@ def _medians(ways: Mapping[str, Callable[[], object]], count: int) -> dict[str, 
 
 def _reading(megapixels: int, file_format: str, way: str, plain: float, took: float) -> Reading:
     file = (megapixels, file_format)
-    limits = {"fast": LIMITS_ALONE, "fast, simplejpeg": LIMITS_WITH_DECODER}.get(way, {})
     return Reading(
         bar="develop",
         what=f"{megapixels} MP {file_format}, plain / {way}",
         measured=plain / took,
         sense=">=",
-        limit=limits.get(file),
+        limit=LIMITS_OF_FAST.get(file) if way == "fast" else None,
         detail=f"{plain * 1e3:.1f} / {took * 1e3:.1f} ms CPU, {NUM_CROPS} crops",
     )

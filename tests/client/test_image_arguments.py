@@ -121,6 +121,21 @@ def test_a_pil_image_of_a_printer_s_colours_is_uploaded_as_rgb(
         assert uploaded.getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_a_pil_image_that_lies_on_its_side_is_uploaded_upright(
+    client: Client, worker: HandWorker, bucket: ObjectStore
+) -> None:
+    lying = Image.linear_gradient("L").resize((16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    lying.save(file, "PNG", exif=exif)
+    [key] = references(worker, client.ocr(Image.open(file)).id)
+    with Image.open(io.BytesIO(bucket.get(key))) as uploaded:
+        assert uploaded.size == (8, 16)
+        assert uploaded.tobytes() == lying.transpose(Image.Transpose.ROTATE_270).tobytes()
+        assert not uploaded.getexif()
+
+
 def test_equal_pil_images_share_one_object(client: Client, worker: HandWorker) -> None:
     first, second = (client.ocr(Image.new("RGB", (5, 5), "teal")) for _ in range(2))
     assert references(worker, first.id) == references(worker, second.id)

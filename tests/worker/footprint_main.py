@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from tests.worker.picture_bytes import encoded, exif, rle_bmp
+from tests.worker.picture_bytes import encoded, exif, png, png_chunk, rle_bmp
 from visionq_worker.developing import develop_exactly, develop_fast
 from visionq_worker.footprint import Decoding, peak_bytes
 from visionq_worker.heifs import HEIF, has_heif
@@ -54,6 +54,8 @@ def files() -> Iterator[tuple[str, bytes]]:
     yield "PNG, palette", encoded(rgb.convert("P"), "PNG", transparency=3)
     yield "PNG, 1 bit", encoded(rgb.convert("1"), "PNG")
     yield "PNG, 16 bits", encoded(deep, "PNG", compress_level=1)
+    yield "PNG, 16 bits of colour, one transparent", deep_and_keyed(rgb)
+    yield "PNG, a long text", encoded(rgb, "PNG", compress_level=1, pnginfo=long_text())
     yield "WEBP", encoded(rgb, "WEBP", method=0)
     yield "WEBP, transparent", encoded(rgba, "WEBP", method=0)
     yield "WEBP, lossless", encoded(rgba, "WEBP", method=0, lossless=True)
@@ -70,6 +72,18 @@ def files() -> Iterator[tuple[str, bytes]]:
     yield "TIFF, turned", encoded(rgb, "TIFF", compression="tiff_lzw", exif=exif(6))
     yield "TIFF, one strip", encoded(rgb, "TIFF", compression="tiff_lzw", tiffinfo={278: SIZE[1]})
     yield "TIFF, grey, 16 bits", encoded(deep, "TIFF", compression="tiff_lzw")
+
+
+def deep_and_keyed(rgb: Image.Image) -> bytes:
+    samples = np.asarray(rgb).astype(">u2") * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in samples)
+    return png(*SIZE, rows, bits=16, extra=png_chunk(b"tRNS", samples[0, 0].tobytes()))
+
+
+def long_text() -> PngImagePlugin.PngInfo:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 8_000_000)
+    return text
 
 
 def in_a_child(work: Callable[[], str]) -> str:

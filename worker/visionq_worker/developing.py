@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from visionq_worker import jpegs
 from visionq_worker.footprint import reduction
 from visionq_worker.images import Opened, rgb_part, turn
-from visionq_worker.jpegs import decode_rgb
 from visionq_worker.model.fitting import fit_exactly, fit_fast, spans
 from visionq_worker.model.geometry import Size, resized_size
 from visionq_worker.model.pixels import Picture
@@ -83,10 +83,10 @@ def develop_fast(opened: Opened, num_crops: int, *, has_fast_decoder: bool) -> t
     size = Size(header.width, header.height)
     factor = reduction(header, num_crops, "fast")
     pixels = None
-    if has_fast_decoder and header.form == "JPEG" and header.mode == "RGB":
-        pixels = decode_rgb(opened.content, size, factor)
+    if has_fast_decoder and header.form == "JPEG" and header.mode in ("RGB", "L"):
+        pixels = jpegs.decode(opened.content, size, factor, is_grey=header.mode == "L")
     if pixels is not None:
-        bands, shape = iter([pixels]), pixels.shape[:2]
+        bands, shape = _rgb_bands(pixels), pixels.shape[:2]
     else:
         image = opened.load(reduction=factor)
         bands, shape = _bands(image), image.size[::-1]
@@ -105,3 +105,13 @@ def _bands(stored: Image.Image) -> Iterator[NDArray[np.uint8]]:
     for top, bottom in spans(stored.height, stored.width):
         # A copy: torch complains of arrays it could not write to.
         yield np.array(rgb_part(stored, (0, top, stored.width, bottom)))
+
+
+def _rgb_bands(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """The same of decoded pixels: (rows, columns, 3 or 1)."""
+    height, width, channels = pixels.shape
+    if channels == 3:
+        yield pixels
+        return
+    for top, bottom in spans(height, width):
+        yield np.repeat(pixels[top:bottom], 3, axis=2)

@@ -41,7 +41,7 @@ from visionq_worker.results import (
 )
 from visionq_worker.sharing import work_key
 from visionq_worker.sources import Sources
-from visionq_worker.verdict import is_better, is_worth_another_try, judge
+from visionq_worker.verdict import is_better, is_worth_another_try, judge, with_input_reasons
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,8 @@ class Executor:
         if known := self._known(run, key):
             return known
         result = self._generate(run, key)
-        run.work_key = key
+        # Of a page without its font, the next worker may make more.
+        run.work_key = None if run.input_reasons else key
         return result
 
     def _generate(self, run: Run, key: str | None) -> Result:
@@ -266,6 +267,7 @@ class Executor:
         else:
             value = parse(text, kind.parser, run.sizes[0])
             verdict = judge(text, value, finish_reason=reason, parser=kind.parser)
+        verdict = with_input_reasons(verdict, run.input_reasons)
         return answer(run, self._maker, text=text, value=value, verdict=verdict)
 
     def _give_way(self, run: Run) -> State:

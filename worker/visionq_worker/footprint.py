@@ -80,7 +80,9 @@ def peak_bytes(header: Header, num_crops: int, decoding: Decoding) -> int:
     copies = _COPIES[header.form]
     picture_bytes = num_pixels * max(BYTES_PER_PIXEL[header.mode], copies.least)
     while_decoded = (
-        picture_bytes * (1 + copies.decoding) + COEFFICIENT_BYTES * header.num_coefficients
+        picture_bytes * (1 + copies.decoding)
+        + num_pixels * header.extra_pixel_bytes
+        + COEFFICIENT_BYTES * header.num_coefficients
     )
     while_resized = picture_bytes * (1 + copies.kept) + _resizing_bytes(size, num_crops)
     return max(while_decoded, while_resized) + header.num_bytes + WORKING_BYTES

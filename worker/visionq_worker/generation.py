@@ -61,7 +61,7 @@ class Generation:
                     prepare(run)
                     assert run.inputs is not None
                     handle = self._submit(run, has_deadline=key is None)
-                    flight.take_off(run.inputs, run.sizes, handle)
+                    flight.take_off(run, handle)
                 if flight.has_taken_off():
                     self._ride(run, key, flight)
             finally:
@@ -115,6 +115,7 @@ class Generation:
         """Wait for the completion. None is left when the others, and not this one, gave it up."""
         assert flight.handle is not None
         run.inputs, run.sizes = flight.inputs, flight.sizes
+        run.input_reasons = flight.input_reasons
         is_ours_to_end = self._attend(run, key, flight)
         with self._engine_errors(run):
             completion = flight.handle.result()

@@ -14,18 +14,29 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
-from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
 from visionq.contract import FailureCode
-from visionq_worker import heifs
-from visionq_worker.colours import BYTES_PER_PIXEL, flat_rgb
+from visionq_worker import heifs, jpegs, pngs
+from visionq_worker.colours import (
+    BYTES_PER_PIXEL,
+    KEYED_BYTES,
+    NUM_BITS,
+    WHITE_IS_ZERO,
+    flat_rgb,
+    make_transparent,
+)
 from visionq_worker.errors import TaskError
 
 if TYPE_CHECKING:
     from visionq.settings import LimitSettings
-
-MAX_TEXT_BYTES = 4 * 1024 * 1024
-"""Of text beside a PNG's pixels, unpacked. Pillow would keep 64 MiB for each file."""
 
 MAX_KEPT_BLOCKS = 2
 """Of 16 MB at most, that Pillow keeps for the next picture. By itself it keeps none, and a picture
@@ -58,6 +69,14 @@ _DAMAGE = (
     struct.error,
 )
 """What Pillow has been seen to raise for files that break off or contradict themselves, or may."""
+
+_UNREAD = MappingProxyType(
+    {"I": "integers with a sign, or of 32 bits", "F": "floating-point numbers"}
+)
+"""By Pillow's mode. Nothing says which of their values is white."""
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 262, 258, 339
+"""Tags of TIFF."""
+_SIGNED = 2
 
 _SCAN = b"\xff\xda"
 """A JPEG's marker before compressed data. The length of its header follows, and how many of the
@@ -98,6 +117,8 @@ class Header:
     """Of the file, and of what Pillow may keep of it beside the pixels."""
     num_coefficients: int = 0
     """That a JPEG's decoder has to collect before the first pixel; 0 of most."""
+    extra_pixel_bytes: int = 0
+    """Of memory for each pixel, beside the decoded picture's own, until it is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +129,8 @@ class Opened:
     content: bytes
     image: Image.Image
     """Not decoded before `load`."""
+    plain: pngs.Plain | None = None
+    """Of a PNG, what the picture is read from."""
 
     def load(self, *, reduction: int = 1) -> Image.Image:
         """The decoded picture, its first frame. Raises `TaskError`.
@@ -116,10 +139,14 @@ class Opened:
         """
         image, header = self.image, self.header
         size = (-(-header.width // reduction), -(-header.height // reduction))
+        if header.form == "JPEG" and not jpegs.is_whole(self.content, image.size):
+            raise _damaged()
         try:
             if reduction > 1:
                 image.draft(None, (header.width // reduction, header.height // reduction))
             image.load()
+            if self.plain is not None and self.plain.deep_key is not None:
+                make_transparent(image, _low_bytes(self.plain), self.plain.deep_key)
         except _DAMAGE as exc:
             raise _damaged() from exc
         if image.size != size:  # nobody has looked at how much this one takes
@@ -132,9 +159,12 @@ def set_up_pillow(formats: Collection[str]) -> None:
 
     Raises `StartError` for a format whose decoder is not installed.
     """
+    jpegs.require_decoder()
     # Our own limit of pixels counts; Pillow's lower one would only fill the log.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
+    # Of 16 bits from black to white, Pillow knows one order of bytes where white is zero.
+    big_endian = (TiffImagePlugin.MM, 0, (1,), 1, (16,), ())
+    TiffImagePlugin.OPEN_INFO.setdefault(big_endian, ("I;16B", "I;16B"))
     Image.core.set_blocks_max(MAX_KEPT_BLOCKS)  # type: ignore[attr-defined]
     if heifs.HEIF in formats:
         heifs.register()
@@ -142,13 +172,16 @@ def set_up_pillow(formats: Collection[str]) -> None:
 
 def open_image(content: bytes, limits: ImageLimits) -> Opened:
     """The file's header, and nothing decoded. Raises `TaskError` for what is not to be decoded."""
-    image = _open(content, limits)
+    plain = _plain(content, limits)
+    image = _open(io.BytesIO(content) if plain is None else plain.file, limits)
     width, height = image.size
     if width * height > limits.max_pixels:
         message = f"{width} x {height} pixels are more than {limits.max_pixels}"
         raise TaskError(FailureCode.IMAGE_TOO_LARGE, message)
-    if image.mode not in BYTES_PER_PIXEL:
-        message = f"an input image has colours of a kind that is not read: {image.mode}"
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _note_kind_of_grey(image)
+    if unread := _unread_kind(image):
+        message = f"an input image has colours of a kind that is not read: {unread}"
         raise TaskError(FailureCode.NOT_AN_IMAGE, message)
     header = Header(
         form=_form(image),
@@ -157,8 +190,9 @@ def open_image(content: bytes, limits: ImageLimits) -> Opened:
         height=height,
         num_bytes=len(content),
         num_coefficients=_num_coefficients(image, content),
+        extra_pixel_bytes=KEYED_BYTES if plain is not None and plain.deep_key else 0,
     )
-    return Opened(header, content, image)
+    return Opened(header, content, image, plain)
 
 
 def rgb_part(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -185,16 +219,52 @@ def turn(image: Image.Image) -> Image.Transpose | None:
     return _TO_UPRIGHT.get(orientation)
 
 
-def _open(content: bytes, limits: ImageLimits) -> Image.Image:
+def _plain(content: bytes, limits: ImageLimits) -> pngs.Plain | None:
+    """Of a PNG, where they are read; None of all else."""
+    if "PNG" not in limits.formats or not content.startswith(pngs.SIGNATURE):
+        return None
     try:
-        return Image.open(io.BytesIO(content), formats=list(limits.formats))
+        return pngs.without_extras(content)
+    except pngs.Headless as exc:
+        raise _unknown(limits) from exc
+    except pngs.Broken as exc:
+        raise _damaged() from exc
+
+
+def _low_bytes(plain: pngs.Plain) -> Image.Image:
+    """The lower halves of its samples, where Pillow keeps the upper ones."""
+    plain.file.seek(0)
+    image = Image.open(plain.file, formats=["PNG"])
+    assert isinstance(image, ImageFile.ImageFile)
+    # The bytes of each sample as if they were the other way round.
+    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+    image.load()
+    return image
+
+
+def _note_kind_of_grey(image: TiffImagePlugin.TiffImageFile) -> None:
+    """What Pillow does not undo of 16 bits, or of 12 that it gives as 16."""
+    if image.mode.startswith("I;16"):
+        image.info[WHITE_IS_ZERO] = image.tag_v2.get(_PHOTOMETRIC) == 0
+        image.info[NUM_BITS] = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0]
+
+
+def _unread_kind(image: Image.Image) -> str | None:
+    """What its colours are, if they have no certain place between black and white."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        return _UNREAD["I"]
+    return _UNREAD.get(image.mode, None if image.mode in BYTES_PER_PIXEL else image.mode)
+
+
+def _open(file: io.BytesIO, limits: ImageLimits) -> Image.Image:
+    try:
+        return Image.open(file, formats=list(limits.formats))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         message = "an input image has too many pixels"
         raise TaskError(FailureCode.IMAGE_TOO_LARGE, message) from exc
     except UnidentifiedImageError as exc:
-        kinds = sorted([*limits.formats, PDF] if limits.pdf else limits.formats)
-        message = f"an input is no image of these kinds: {', '.join(kinds)}"
-        raise TaskError(FailureCode.NOT_AN_IMAGE, message) from exc
+        raise _unknown(limits) from exc
     except _DAMAGE as exc:  # of a known kind, but its header breaks off
         raise _damaged() from exc
 
@@ -223,6 +293,12 @@ def _num_in_first_scan(content: bytes) -> int | None:
     while content[at : at + 1] == b"\xff" and content[at : at + 2] != _SCAN:
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
     return content[at + 4] if content[at : at + 2] == _SCAN else None
+
+
+def _unknown(limits: ImageLimits) -> TaskError:
+    kinds = sorted([*limits.formats, PDF] if limits.pdf else limits.formats)
+    message = f"an input is no image of these kinds: {', '.join(kinds)}"
+    return TaskError(FailureCode.NOT_AN_IMAGE, message)
 
 
 def _damaged() -> TaskError:

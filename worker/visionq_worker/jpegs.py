@@ -1,9 +1,18 @@
-"""The fast decoder of JPEGs, where it is installed: simplejpeg, the extra `fast`. Its only door."""
+"""JPEGs by simplejpeg, which reports what Pillow passes over in silence. Its only door.
+
+libjpeg goes on after damage: what is missing of the compressed data becomes grey, and the rest may
+be shifted. It warns of that, but Pillow does not pass its warnings on. simplejpeg stops at the
+first one, so every JPEG is read by it: as the decoder, or before Pillow decodes.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from visionq_worker.errors import StartError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,27 +20,123 @@ if TYPE_CHECKING:
 
 FAST_DECODER = "simplejpeg"
 
+MAX_SEGMENTS = 10_000
+"""Of a file that is read a second time. Those of cameras have some dozens."""
+
+_DAMAGE = re.compile("Corrupt JPEG data|Premature end|Inconsistent progression")
+"""Of libjpeg's warnings, those that concern the pixels."""
+_GREY = "GRAY"
+_SMALLEST = 8
+"""The least a JPEG can be reduced to is an eighth: all of its data is read, little computed."""
+
+_END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+"""A marker that no compressed data can hold; a restart marker can."""
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
+_START, _END, _SCAN, _COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
+_WHOLE_BLOCK = b"\x00\x3f\x00"
+"""A scan's first and last coefficient, and that no bits of them come later."""
+
 
 def has_fast_decoder() -> bool:
     """Whether the package is there."""
     return importlib.util.find_spec(FAST_DECODER) is not None
 
 
-def decode_rgb(content: bytes, size: tuple[int, int], reduction: int) -> NDArray[np.uint8] | None:
-    """A JPEG of that width and height as (rows, columns, 3), so many times smaller, rounded up.
+def require_decoder() -> None:
+    """Raises `StartError` where the package is missing: damage would go unnoticed."""
+    if not has_fast_decoder():
+        raise StartError("JPEGs take simplejpeg; pip install simplejpeg")
 
-    None for what is damaged, or odd in any way: Pillow has the last word on those.
+
+def decode(
+    content: bytes, size: tuple[int, int], reduction: int, *, is_grey: bool
+) -> NDArray[np.uint8] | None:
+    """A JPEG of that width and height as RGB or grey, so many times smaller, rounded up.
+
+    (rows, columns, 3 or 1). None for what is damaged, or odd in any way: `is_whole` tells which,
+    and Pillow decodes the rest.
     """
+    try:
+        return _decoded(content, size, reduction, _GREY if is_grey else "RGB")
+    except ValueError:
+        return None
+
+
+def is_whole(content: bytes, size: tuple[int, int]) -> bool:
+    """Whether none of its compressed data is missing, damaged or left over.
+
+    What is odd elsewhere is no damage. Of what simplejpeg does not read (unusual sampling), nothing
+    is known: Pillow has the last word there.
+    """
+    if _warning(content, size) is None:
+        return True
+    plain = _pixels_alone(content)
+    warning = None if plain is None else _warning(plain, size)
+    return plain is not None and (warning is None or _DAMAGE.search(warning) is None)
+
+
+def _warning(content: bytes, size: tuple[int, int]) -> str | None:
+    """The first thing that libjpeg says of it."""
+    try:
+        _decoded(content, size, _SMALLEST, _GREY)
+    except ValueError as exc:
+        return str(exc)
+    return None
+
+
+def _decoded(
+    content: bytes, size: tuple[int, int], reduction: int, colours: str
+) -> NDArray[np.uint8]:
+    """Raises `ValueError`, with libjpeg's message, at the first warning."""
+    import numpy as np
     import simplejpeg
 
     width, height = (-(-side // reduction) for side in size)
-    try:
-        stored_height, stored_width, *_ = simplejpeg.decode_jpeg_header(content)
-        if (stored_width, stored_height) != size:  # then nobody has looked at how much it takes
+    # No more memory than has been expected, whatever the decoder makes of the header.
+    pixels = np.empty((height, width, 1 if colours == _GREY else 3), np.uint8)
+    decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        content, colours, min_width=width, min_height=height, buffer=pixels
+    )
+    if decoded.shape != pixels.shape:
+        raise ValueError("of another size than its header says")
+    return decoded
+
+
+def _pixels_alone(content: bytes) -> bytes | None:
+    """The file without what is odd beside its compressed data; None where there is too much of it.
+
+    Left out: stray bytes between segments, comments and metadata, trailing bytes. A scan that
+    claims a range of coefficients in a sequential file, which has none, is corrected.
+    """
+    parts = [bytes([0xFF, _START])]
+    is_sequential = False
+    for number, (marker, segment) in enumerate(_segments(content)):
+        if number == MAX_SEGMENTS:
             return None
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            content, min_width=width, min_height=height
-        )
-    except ValueError:
-        return None
-    return pixels if pixels.shape == (height, width, 3) else None
+        if marker == _COMMENT or marker & 0xF0 == 0xE0:
+            continue
+        if marker in _FRAMES:
+            is_sequential = marker in _SEQUENTIAL
+        parts.append(segment)
+        if marker == _SCAN and is_sequential:
+            length = int.from_bytes(segment[2:4])
+            parts[-1] = segment[: 2 + length - 3] + _WHOLE_BLOCK + segment[2 + length :]
+    return b"".join(parts)
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Each marker with its segment, and a scan's with its compressed data, up to the end."""
+    at = 2
+    while match := _END_OF_SCAN.search(content, at):
+        begin, at = match.end() - 2, match.end()
+        marker = content[begin + 1]
+        if marker not in _WITHOUT_LENGTH and marker != _END:
+            at += int.from_bytes(content[at : at + 2])
+        if marker == _SCAN:
+            end = _END_OF_SCAN.search(content, at)
+            at = len(content) if end is None else end.start()
+        yield marker, content[begin:at]
+        if marker == _END:
+            return

@@ -44,6 +44,8 @@ class Page:
     """Of the page, rounded: the measure that is the same for any number of crops."""
     shape: Size
     """Of the page, in finer parts, by which its tiles are counted."""
+    has_undrawn_text: bool = False
+    """Whether letters are missing from the pixels, since there was no font for them."""
 
 
 def render_page(content: bytes, number: int, num_crops: int, *, max_bytes: int) -> Page:
@@ -58,6 +60,7 @@ def render_page(content: bytes, number: int, num_crops: int, *, max_bytes: int) 
             np.frombuffer(pixels, np.uint8).reshape(height, width, 3),
             points=Size(*reply["points"]),
             shape=Size(*reply["shape"]),
+            has_undrawn_text=reply["has_undrawn_text"],
         )
     except (ValueError, LookupError) as error:  # a file that has outwitted the renderer
         raise _damaged() from error

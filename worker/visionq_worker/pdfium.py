@@ -1,4 +1,4 @@
-"""One page of a PDF as pixels: a program of its own, and the only door to PDFium.
+"""One page of a PDF as pixels: a program of its own, and with `pdf_text` the only door to PDFium.
 
 `pdf_pages` starts it for each page, with the file on its standard input. PDFium serves one thread
 at a time, and ends its process where memory runs out or a file outwits it; here that concerns
@@ -27,6 +27,7 @@ import pypdfium2_raw as pdfium
 
 from visionq_worker.model.errors import ImageShapeError
 from visionq_worker.model.geometry import Size, resized_size
+from visionq_worker.pdf_text import has_undrawn_text
 
 Refusal = Literal["damaged", "encrypted", "no page", "no shape"]
 
@@ -38,6 +39,7 @@ class Reply(TypedDict, total=False):
     points: tuple[int, int]  # of the page, rounded
     shape: tuple[int, int]  # of the page in parts of a point, by which its tiles are counted
     num_pages: int
+    has_undrawn_text: bool  # a font is missing
     refusal: Refusal
 
 
@@ -127,7 +129,8 @@ def render(content: bytearray, number: int, num_crops: int) -> tuple[Reply, byte
         size = resized_size(*shape, num_crops)
     except ImageShapeError as error:
         raise Refused({**reply, "refusal": "no shape"}) from error
-    return {**reply, "pixels": size}, _painted(page, size)
+    pixels = _painted(page, size)
+    return {**reply, "pixels": size, "has_undrawn_text": has_undrawn_text(page)}, pixels
 
 
 def _open(content: bytearray) -> Any:

@@ -17,6 +17,7 @@ from visionq_worker.images import Header, ImageLimits, open_image
 from visionq_worker.malloc import give_back
 from visionq_worker.model.errors import ImageShapeError, InputError
 from visionq_worker.pdf_pages import MAX_PAGE_BYTES, render_page
+from visionq_worker.verdict import FONT_MISSING
 
 if TYPE_CHECKING:
     from visionq_worker.engine.request import Engine
@@ -59,23 +60,25 @@ class Preparation:
         self._budget = Budget(max_bytes)
 
     def prepare(self, run: Run) -> None:
-        """Set `run.inputs` and `run.sizes`. Raises `TaskError`."""
+        """Set `run.inputs`, `run.sizes` and `run.input_reasons`. Raises `TaskError`."""
         assert run.prompt is not None
         began = perf_counter()
         num_crops = run.prompt.num_crops
         try:
             developed = [self._develop(source, num_crops) for source in run.sources]
-            pictures = [picture for picture, _ in developed]
+            pictures = [picture for picture, _, _ in developed]
             run.inputs = self._engine.encode(run.prompt.text, pictures, num_crops)
         except ImageShapeError as error:
             raise TaskError(FailureCode.IMAGE_SHAPE, str(error)) from error
         except InputError as error:
             raise TaskError(FailureCode.PROMPT_TAGS, str(error)) from error
-        run.sizes = tuple(size for _, size in developed)
+        run.sizes = tuple(size for _, size, _ in developed)
+        is_font_missing = any(has_undrawn_text for *_, has_undrawn_text in developed)
+        run.input_reasons = (FONT_MISSING,) if is_font_missing else ()
         run.seconds["prepare"] = perf_counter() - began
 
-    def _develop(self, source: Source, num_crops: int) -> tuple[Picture, Size]:
-        """One file's picture, as soon as there is memory for it."""
+    def _develop(self, source: Source, num_crops: int) -> tuple[Picture, Size, bool]:
+        """One file's picture, as soon as there is memory for it, and whether text is missing."""
         from visionq_worker.developing import develop_exactly, develop_fast  # brings torch
 
         if source.page is not None and self._limits.pdf:
@@ -87,17 +90,21 @@ class Preparation:
                 if needed >= LARGE_BYTES:
                     give_back()
                 if self.decoding == "exact":
-                    return develop_exactly(opened, num_crops)
-                return develop_fast(opened, num_crops, has_fast_decoder=self._has_fast_decoder)
+                    return (*develop_exactly(opened, num_crops), False)
+                has_fast_decoder = self._has_fast_decoder
+                return (*develop_fast(opened, num_crops, has_fast_decoder=has_fast_decoder), False)
 
-    def _develop_page(self, content: bytes, page: int, num_crops: int) -> tuple[Picture, Size]:
+    def _develop_page(
+        self, content: bytes, page: int, num_crops: int
+    ) -> tuple[Picture, Size, bool]:
         from visionq_worker.model.pixels import Picture  # brings torch
 
         max_bytes = min(MAX_PAGE_BYTES, self._budget.num_bytes)
         # One waits for memory at a time: behind several, all the small pictures would wait, too.
         with self._page_turn, self._places, self._budget.take(max_bytes):
             rendered = render_page(content, page, num_crops, max_bytes=max_bytes)
-            return Picture.fitted(rendered.pixels), rendered.points
+            picture = Picture.fitted(rendered.pixels)
+            return picture, rendered.points, rendered.has_undrawn_text
 
     def _needed_bytes(self, header: Header, num_crops: int) -> int:
         needed, there = peak_bytes(header, num_crops, self.decoding), self._budget.num_bytes

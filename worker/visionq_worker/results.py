@@ -58,6 +58,7 @@ class Run:
     completion: Completion | None = None
     sampling: Sampling | None = None
     sizes: Sizes = ()
+    input_reasons: tuple[str, ...] = ()  # for the verdict: what is wrong with the images
     work_key: str | None = None  # what later tasks that ask the same may find this one by
     seconds: dict[str, float] = field(default_factory=dict)
 

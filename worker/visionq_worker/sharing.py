@@ -57,13 +57,15 @@ class Flight:
     def __init__(self) -> None:
         self.inputs: ModelInputs | None = None
         self.sizes: Sizes = ()
+        self.input_reasons: tuple[str, ...] = ()
         self.handle: Handle | None = None
         self.num_riders = 1
         self._is_settled = threading.Event()
 
-    def take_off(self, inputs: ModelInputs, sizes: Sizes, handle: Handle) -> None:
-        """For the one who has boarded first: the request is submitted."""
-        self.inputs, self.sizes, self.handle = inputs, sizes, handle
+    def take_off(self, run: Run, handle: Handle) -> None:
+        """For the one who has boarded first: the request about the run's inputs is submitted."""
+        self.inputs, self.sizes, self.input_reasons = run.inputs, run.sizes, run.input_reasons
+        self.handle = handle
         self._is_settled.set()
 
     def call_off(self) -> None:

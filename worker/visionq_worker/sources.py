@@ -16,6 +16,7 @@ from visionq.errors import (
     StorageError,
     StorageUnavailable,
 )
+from visionq.inputs import is_pdf
 from visionq.names import input_key
 from visionq.objects import ObjectStore, split_s3_url
 from visionq_worker.errors import TaskError
@@ -136,7 +137,7 @@ class Sources:
 
 def page_meant(content: bytes, asked: int | None) -> int | None:
     """Which page of a PDF; None of an image. Raises `TaskError` for a page of an image."""
-    if content.startswith(b"%PDF-"):
+    if is_pdf(content):
         return asked or 1
     if asked is not None:
         message = f"page {asked} was asked for of an input that is no PDF"

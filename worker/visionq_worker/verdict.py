@@ -13,10 +13,13 @@ REFUSED = "refused"
 LOOP = "loop"
 TRUNCATED = "truncated"
 UNPARSED = "unparsed"
+FONT_MISSING = "font_missing"
+"""A PDF's page has text that could not be drawn."""
 
 _REJECTING = frozenset({EMPTY, REFUSED})
-_BEYOND_HELP = frozenset({TRUNCATED})
-"""Another try would be cut off at the same length."""
+_OF_INPUTS = frozenset({FONT_MISSING})
+_BEYOND_HELP = frozenset({TRUNCATED}) | _OF_INPUTS
+"""Another try would be cut off at the same length, and see the same images."""
 _RANKS: dict[Outcome, int] = {"ok": 0, "degraded": 1, "rejected": 2}
 
 MAX_REFUSAL_CHARS = 400
@@ -50,6 +53,14 @@ def judge(text: str, value: Any, *, finish_reason: FinishReason, parser: Parser)
     )
 
 
+def with_input_reasons(verdict: Verdict, reasons: tuple[str, ...]) -> Verdict:
+    """The verdict of an answer about images that had something wrong with them."""
+    if not reasons:
+        return verdict
+    outcome: Outcome = "degraded" if verdict.outcome == "ok" else verdict.outcome
+    return Verdict(outcome=outcome, reasons=(*verdict.reasons, *reasons))
+
+
 def is_refusal(text: str) -> bool:
     """Whether the model says that it will not answer, in English, and nothing else."""
     start = text.strip().replace("\u2019", "'")
@@ -61,4 +72,9 @@ def is_worth_another_try(verdict: Verdict) -> bool:
 
 
 def is_better(one: Verdict, other: Verdict) -> bool:
-    return _RANKS[one.outcome] < _RANKS[other.outcome]
+    return _rank(one) < _rank(other)
+
+
+def _rank(verdict: Verdict) -> tuple[int, bool]:
+    """What is wrong with the images is wrong with every try, and ranks none before the other."""
+    return _RANKS[verdict.outcome], bool(set(verdict.reasons) - _OF_INPUTS)
