@@ -14,7 +14,6 @@ from pathlib import Path
 from visionq.local.folder import write_private
 
 FILE_NAME = "env"
-_MODEL = "VISIONQ_MODEL__"
 
 
 @contextmanager
@@ -29,11 +28,10 @@ def written(state_folder: Path, environment: Mapping[str, str]) -> Iterator[Path
         path.unlink(missing_ok=True)
 
 
-def read_model(state_folder: Path) -> dict[str, str]:
-    """Which model the running `visionq up` has told of, as the keys of `[model]`."""
+def read(state_folder: Path) -> dict[str, str]:
+    """The variables in it; none where there is no such file."""
     try:
         words = shlex.split((state_folder / FILE_NAME).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    told = dict(word.split("=", 1) for word in words if word.startswith(_MODEL))
-    return {name.removeprefix(_MODEL).lower(): value for name, value in told.items()}
+    return dict(word.split("=", 1) for word in words if "=" in word)

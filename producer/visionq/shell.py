@@ -84,24 +84,26 @@ class Session:
     def settings(self, **flags: Mapping[str, Any]) -> Settings:
         """Of `visionq up`, if it runs and nothing else was named; the flags come first.
 
-        That is its servers, and the model of its workers. Raises `SettingsError`, and
+        That is its servers, and what its workers go by beside that. Raises `SettingsError`, and
         `BrokerUnavailable` when nothing runs in the state folder that was named.
         """
-        sections = self._local_flags()
+        told = self._told()
+        sections = _as_sections(told)
         for section, values in flags.items():
             given = {key: value for key, value in values.items() if value is not None}
             sections[section] = sections.get(section, {}) | given
-        return load_settings(self.file, **sections)
+        return load_settings(self.file or told.get(FILE_VARIABLE), **sections)
 
     def as_arguments(self) -> list[str]:
         """The same options, for the worker's command."""
         arguments = ["--settings", str(self.file)] if self.file else []
         return arguments + (["--state", str(self.state_folder)] if self.is_state_named else [])
 
-    def _local_flags(self) -> dict[str, dict[str, Any]]:
-        from visionq.env_file import read_model
+    def _told(self) -> dict[str, str]:
+        """The variables that lead to `visionq up`; none where something else is meant."""
+        from visionq import env_file
         from visionq.local import read_urls
-        from visionq.up import settings_flags
+        from visionq.up import settings_environment
 
         is_elsewhere = self.file or os.environ.get(FILE_VARIABLE)
         if not self.is_state_named and (is_elsewhere or "VISIONQ_BROKER__URL" in os.environ):
@@ -115,14 +117,24 @@ class Session:
             raise BrokerUnavailable(f"no `visionq up` runs with the folder {folder}")
         if urls is None:
             return {}
-        model = read_model(folder)
+        told = env_file.read(folder)
         if not self.is_state_named:
-            model = {key: told for key, told in model.items() if not _is_set("model", key)}
-        return {**settings_flags(urls), "model": model}
+            told = {name: value for name, value in told.items() if name not in os.environ}
+        return told | settings_environment(urls)
 
 
-def _is_set(section: str, key: str) -> bool:
-    return f"{ENV_PREFIX}{section}{ENV_NESTED}{key}".upper() in os.environ
+def _as_sections(variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Variables of the environment as the flags of `load_settings`."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in variables.items():
+        if name == FILE_VARIABLE:
+            continue
+        *tables, key = name.removeprefix(ENV_PREFIX).lower().split(ENV_NESTED)
+        table: dict[str, Any] = sections
+        for one in tables:
+            table = table.setdefault(one, {})
+        table[key] = value
+    return sections
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,11 +15,13 @@ from time import monotonic, sleep
 
 import psutil
 import pytest
+import redis
 
-from tests.cli.commands import json_of, visionq
+from tests.cli.commands import json_lines, json_of, visionq, visionq_worker
 from tests.support.killing import wait_for_disk
 from tests.support.waiting import wait_until
 from visionq.local import LocalUrls, read_urls
+from visionq.names import Names
 
 BIN = Path(sys.executable).parent
 SECONDS = 90.0
@@ -217,39 +218,31 @@ def test_render_and_check_beside_up_use_its_model(tmp_path: Path, is_named: bool
     """By `--state`, or because nothing else is set; their own options come first."""
     state = tmp_path / "state" / "visionq"  # where it lies without `--state`, in these tests
     here = ("--state", state) if is_named else ()
-    with started(tmp_path, *here, "up", "--model", "tiny") as up:
+    (tmp_path / "our.toml").write_text(SETTINGS + '[broker]\nnamespace = "ours"\n')
+    with started(
+        tmp_path, *here, "up", "--model", "tiny", "--settings", tmp_path / "our.toml"
+    ) as up:
         printed_lines(up)
-        for name, more in (("visionq-worker", here), ("visionq", here)):
-            shown = run_command(tmp_path, name, *more, "render", "ocr", "640x480", "--json")
-            assert shown.returncode == 0, shown.stderr
-            assert json.loads(shown.stdout)["image_tokens"] == [1921]
-        checked = run_command(tmp_path, "visionq-worker", *here, "check", "--json")
-        findings = {one["name"]: one for one in map(json.loads, checked.stdout.splitlines())}
-        assert checked.returncode == 0
-        assert findings["model"]["text"] == "tiny is here"
-        other = run_command(tmp_path, "visionq-worker", *here, "check", "--model", "./nowhere")
+        # The kinds and the queues of its workers, too.
+        sent = visionq({}, *here, "submit", "cars", "inputs/a", "--json")
+        assert sent.exit_code == 0, sent.stderr
+        with redis.Redis.from_url(_urls(state).broker_url) as raw:
+            assert raw.exists(Names("ours").record(json_of(sent)["id"]))
+        shown = visionq_worker({}, *here, "render", "ocr", "640x480", "--json")
+        assert json_of(shown)["image_tokens"] == [1921]
+        checked = visionq_worker({}, *here, "check", "--json")
+        assert checked.exit_code == 0
+        texts = {one["name"]: one["text"] for one in json_lines(checked)}
+        assert texts["broker"] == "answers; namespace ours"
+        assert texts["model"] == "tiny is here"
+        other = visionq_worker({}, *here, "check", "--model", "./nowhere")
         assert "no model folder at ./nowhere" in other.stdout
-    gone = run_command(tmp_path, "visionq-worker", *here, "check", "--quick")
-    assert gone.returncode == (2 if is_named else 1)
-
-
-def test_second_up_on_a_folder_is_refused_and_leaves_the_first_one_alone(tmp_path: Path) -> None:
-    here = ("--state", tmp_path / "state")
-    with started(tmp_path, *here, "up", "--model", "tiny", "--json") as up:
-        wait_for_servers(up)
-        where = json.loads(up.stdout.read_text())
-        assert sorted(where) == ["broker", "env", "s3", "state"]
-        assert where["state"] == str(tmp_path / "state")
-        assert where["env"] == str(tmp_path / "state" / "env")
-        second = subprocess.run(
-            [BIN / "visionq", *here, "up"], capture_output=True, text=True, timeout=SECONDS
-        )
-        assert (second.returncode, second.stdout) == (1, "")
-        assert second.stderr == (
-            f"visionq: {where['state']} is in use by the local servers of "
-            f"process {up.process.pid}\n"
-        )
-        assert visionq({}, *here, "ls").exit_code == 0
+        if is_named:  # a process of its own, to which the option is handed on
+            handed = run_command(tmp_path, "visionq", "render", "cars", "640x480", *here)
+            assert handed.returncode == 0, handed.stderr
+            assert "Count the cars." in handed.stdout
+    gone = visionq_worker({}, *here, "check", "--quick")
+    assert gone.exit_code == (2 if is_named else 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
