@@ -32,8 +32,9 @@ redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
 local told = redis.call('HGETALL', KEYS[1])
 for i = 1, #told, 2 do
   local at, report = string.match(told[i + 1], '^(%d+) (.*)$')
-  if tonumber(at) < now - ARGV[3] then redis.call('HDEL', KEYS[1], told[i]) end
-  if tonumber(at) > now then redis.call('HSET', KEYS[1], told[i], now .. ' ' .. report) end
+  at = tonumber(at or 0)
+  if at < now - ARGV[3] then redis.call('HDEL', KEYS[1], told[i]) end
+  if at > now then redis.call('HSET', KEYS[1], told[i], now .. ' ' .. report) end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 """
@@ -44,7 +45,7 @@ local now = tonumber(redis.call('TIME')[1])
 local reports, waiting = {}, {}
 for _, told in ipairs(redis.call('HVALS', KEYS[1])) do
   local at, report = string.match(told, '^(%d+) (.*)$')
-  if math.abs(now - at) <= tonumber(ARGV[1]) then reports[#reports + 1] = report end
+  if at and math.abs(now - at) <= tonumber(ARGV[1]) then reports[#reports + 1] = report end
 end
 for i = 2, #KEYS do
   local n = redis.call('HMGET', KEYS[i], 'submitted', 'started')

@@ -125,6 +125,18 @@ def test_what_was_told_before_is_dropped_when_its_time_is_over(
     assert abs(float(at) - time()) <= 2
 
 
+@pytest.mark.parametrize("told", ["", "no report", "{}"])
+def test_a_report_that_somebody_has_spoilt_hides_no_other(
+    raw: redis.Redis, names: Names, told: str
+) -> None:
+    fleets = Fleets(raw, names)
+    fleets.tell("alive:1", REPORT)
+    raw.hset(names.workers(), "spoilt:1", told)
+    assert len(fleets.look().workers) == 1
+    fleets.tell("alive:1", REPORT)
+    assert not raw.hexists(names.workers(), "spoilt:1")
+
+
 def _told_at(raw: redis.Redis, names: Names, owner: str, at: float) -> None:
     _, report = str(raw.hget(names.workers(), owner)).split(" ", 1)
     raw.hset(names.workers(), owner, f"{int(at)} {report}")
