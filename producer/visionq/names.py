@@ -42,7 +42,7 @@ class Names:
         return f"{self.namespace}:open"
 
     def clock(self) -> str:
-        """When open tasks were last looked at, to notice that Redis's clock was set back."""
+        """When open tasks were last looked at, and by how much Redis's clock was set back then."""
         return f"{self.namespace}:clock"
 
     def known(self, work_key: str) -> str:

@@ -348,16 +348,19 @@ now = tonumber(now)
 local lanes = {}
 
 -- Where the clock was set back since the last look, later looks come sooner by as much.
-local seen = tonumber(redis.call('GET', KEYS[#KEYS]) or '0')
-redis.call('SET', KEYS[#KEYS], now_text, 'EX', ARGV[4])
-if seen > now + 1 then
+local seen, step = string.match(redis.call('GET', KEYS[#KEYS]) or '0 0', '^(%S+) (%S+)$')
+seen, step = tonumber(seen or '0') or 0, tonumber(step or '0') or 0
+local is_set_back = seen > now + 1
+if is_set_back then step = seen - now end
+redis.call('SET', KEYS[#KEYS], now_text .. ' ' .. step, 'EX', ARGV[4])
+if is_set_back then
   local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now_text, '+inf', 'WITHSCORES')
   for i = 1, #later, 2 do
-    redis.call('ZADD', KEYS[1], math.max(now, later[i + 1] - (seen - now)), later[i])
+    redis.call('ZADD', KEYS[1], math.max(now, later[i + 1] - step), later[i])
   end
 end
 
--- A record from before that: its stamps are taken for now, and what is left of its pause is kept.
+-- A record from before that: its stamps are taken for now, and its pause ends sooner by as much.
 local function set_back(record, due, at, since, started)
   local stamps = {at = tonumber(at or '0'), since = tonumber(since or '0')}
   stamps.t0 = tonumber(started or '0')
@@ -367,7 +370,7 @@ local function set_back(record, due, at, since, started)
     if stamp > now then redis.call('HSET', record, name, now_text) end
   end
   if due then
-    due = due - ahead
+    due = due - step
     redis.call('HSET', record, 'due', string.format('%.6f', due))
   end
   return due, math.min(stamps.at, now), since and math.min(stamps.since, now)

@@ -14,6 +14,7 @@ from time import time
 import pytest
 import redis
 
+from tests.support.waiting import wait_until
 from tests.worker.test_leases import LEASE_SECONDS, Desk, MakeLeases, desk, make_leases, message
 from tests.worker.workbench import Workbench
 from visionq.contract import Failure, Lane, State, Task
@@ -52,6 +53,19 @@ def test_lease_of_a_worker_that_lives_is_renewed_meanwhile(
     desk.let_time_pass(2)
     assert desk.leases.sweep() == Swept(0, ())
     assert alive.held == [claim]
+
+
+def test_a_redis_that_was_started_in_the_future_is_swept_after_one_lease(
+    desk: Desk, make_leases: MakeLeases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new worker asks how long Redis has been up, and gives its own time to others' leases."""
+    leases = make_leases("new:1", lease_seconds=1.0)
+    leases._sweeps_from = None
+    monkeypatch.setattr(leases, "_uptime", lambda: -HOUR)
+    desk.push(message())
+    desk.must_claim(make_leases("dead:1"))
+    desk.let_time_pass(-HOUR)
+    wait_until(lambda: leases.sweep() == Swept(1, ()), seconds=10)
 
 
 def test_a_dead_worker_that_was_draining_keeps_the_suspects_from_nobody(desk: Desk) -> None:
@@ -111,6 +125,18 @@ def test_what_was_told_before_is_dropped_when_its_time_is_over(
     assert abs(float(at) - time()) <= 2
 
 
+@pytest.mark.parametrize("told", ["", "no report", "{}"])
+def test_a_report_that_somebody_has_spoilt_hides_no_other(
+    raw: redis.Redis, names: Names, told: str
+) -> None:
+    fleets = Fleets(raw, names)
+    fleets.tell("alive:1", REPORT)
+    raw.hset(names.workers(), "spoilt:1", told)
+    assert len(fleets.look().workers) == 1
+    fleets.tell("alive:1", REPORT)
+    assert not raw.hexists(names.workers(), "spoilt:1")
+
+
 def _told_at(raw: redis.Redis, names: Names, owner: str, at: float) -> None:
     _, report = str(raw.hget(names.workers(), owner)).split(" ", 1)
     raw.hset(names.workers(), owner, f"{int(at)} {report}")
@@ -127,7 +153,7 @@ class Before:
 
     def set_back(self) -> None:
         """All stamps there are become those of the clock that was ahead."""
-        self.raw.set(self.names.clock(), time() + HOUR, ex=600)
+        self.raw.set(self.names.clock(), f"{time() + HOUR} 0", ex=600)
         sets = [self.names.open(), *(f"{self.names.lane(lane)}:line" for lane in Lane)]
         for key in sets:
             for member in self.raw.zrange(key, 0, -1):
@@ -219,6 +245,17 @@ def test_tasks_behind_one_from_before_are_not_taken_for_lost(before: Before) -> 
     found = before.verdicts()
     before.let_looks_come(LOOK_SECONDS + 1)
     assert found | before.verdicts() == {}
+
+
+@pytest.mark.parametrize("value", ["", "5", "no clock", "1 2 3"])
+def test_a_clock_s_key_that_somebody_has_spoilt_keeps_no_task_waiting(
+    before: Before, value: str
+) -> None:
+    task = before.bench.task()
+    before.records.start(task, owner="dead:1", max_new_tokens=9)
+    before.raw.set(before.names.clock(), value, ex=600)
+    before.let_looks_come(LOOK_SECONDS + 1)
+    assert before.verdicts() == {task.id: "publish"}
 
 
 def test_rate_of_a_lane_is_measured_again(before: Before) -> None:

@@ -148,7 +148,8 @@ def running(bench: Workbench, task: Task) -> Iterator[Future[Result | State]]:
         try:
             yield outcome
         finally:
-            bench.records.cancel(task.id)
+            if not outcome.done():  # or a record that is gone would be cancelled for good
+                bench.records.cancel(task.id)
             bench.engine.close()
 
 

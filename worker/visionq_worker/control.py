@@ -37,6 +37,7 @@ REPLY_TTL_SECONDS = 60
 """Of a reply that nobody fetches."""
 MAX_IDS = 1000
 """Of one revoke: each is a round trip, and others wait for their answers meanwhile."""
+MAX_LOGGED_IDS = 20
 
 Answer = Callable[[Mapping[str, Any]], object]
 
@@ -157,7 +158,7 @@ def revoking(cancel: Callable[[str], object]) -> Answer:
         right = [one for one in ids if isinstance(one, str) and is_task_id(one)]
         for task_id in dict.fromkeys(right):
             cancel(task_id)
-        log.info("Celery's revoke of %d tasks: %s", len(right), ", ".join(right))
+        log.info("Celery's revoke of %d tasks: %s", len(right), ", ".join(right[:MAX_LOGGED_IDS]))
         if len(right) < len(ids):
             raise Refused(f"{len(ids) - len(right)} of {len(ids)} ids are no lower-case UUIDs")
         return {"ok": f"cancel of {len(ids)} tasks noted"}

@@ -177,7 +177,9 @@ class Leases:
     def sweep(self) -> Swept:
         """Give back what other processes hold no longer."""
         if self._sweeps_from is None:
-            self._sweeps_from = monotonic() + max(0.0, self.lease_seconds - self._uptime())
+            # A Redis whose clock was set back may say that it was started in the future.
+            uptime = max(0.0, self._uptime())
+            self._sweeps_from = monotonic() + max(0.0, self.lease_seconds - uptime)
         if monotonic() < self._sweeps_from:
             self._redis.ping()  # a sweep says whether Redis answers, in any case
             return Swept(0, ())
