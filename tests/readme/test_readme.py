@@ -106,7 +106,9 @@ def test_fastapi_example_answers_404_and_422(pictures: Path) -> None:
     with TestClient(module.app) as web:
         assert web.get("/tasks/00000000-0000-0000-0000-000000000000").status_code == 404
         assert web.get("/tasks/nonsense").status_code == 404
-        sent = web.post("/covers", files={"photo": ("a.txt", b"no picture", "text/plain")}).json()
+        sent = web.post(
+            "/covers", files={"photo": ("a.jpg", b"\xff\xd8 but no picture", "image/jpeg")}
+        ).json()
         web.get(sent["status"], params={"wait": 25})
         failed = web.get(sent["answer"])
         assert failed.status_code == 422
