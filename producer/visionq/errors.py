@@ -10,6 +10,8 @@
     │   ├── UnsupportedVersion
     │   ├── InvalidImage         an image argument is of no known form, or cannot be read
     │   ├── ImageTooNarrow       an image so narrow that the model cannot take it
+    │   ├── UrlsNotAllowed       no worker that is alive fetches images behind URLs
+    │   ├── PromptTags           question or schema hold one of the model's own tags
     │   ├── PromptTooLong        no worker has a context that it could fit into
     │   ├── UnsupportedOption
     │   └── SchemaUnsupported    carries the JSON `pointer` of what is not carried out
@@ -103,6 +105,18 @@ class ImageTooNarrow(InvalidTask):
     """The image is too narrow to be cut into tiles."""
 
     code = "image_shape"
+
+
+class UrlsNotAllowed(InvalidTask):
+    """No worker that is alive fetches images behind URLs (their setting urls.allowed)."""
+
+    code = "input_not_allowed"
+
+
+class PromptTags(InvalidTask):
+    """The question or the schema contains one of the model's own tags."""
+
+    code = "prompt_tags"
 
 
 class PromptTooLong(InvalidTask):

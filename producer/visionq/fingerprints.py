@@ -30,7 +30,8 @@ def fingerprint(task: Task, kind: Kind) -> str:
         "question": None if task.question == kind.default_question else task.question,
         "options": _options(task, kind),
     }
-    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"))
+    as_it_travels = json.loads(json.dumps(content))  # there, all keys are strings
+    text = json.dumps(_canonical(as_it_travels), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]
     return urlsafe_b64encode(digest).decode().rstrip("=")
 
@@ -49,7 +50,7 @@ def _canonical(value: Any) -> Any:
     """Equal JSON values as one: whole numbers without a fraction."""
     if isinstance(value, dict):
         return {name: _canonical(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_canonical(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)

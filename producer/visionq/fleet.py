@@ -61,7 +61,8 @@ class WorkerReport:
     """One worker, by itself. What it has not measured yet is None.
 
     `tasks_per_second` counts only the time in which it had any. `seconds_per_task` is from a task's
-    start to its end. `max_num_crops`: see `visionq.kinds.at_most`.
+    start to its end. `max_num_crops`: see `visionq.kinds.at_most`. `urls_allowed`: whether images
+    behind https URLs are fetched; an older worker does not tell.
     """
 
     model: str
@@ -71,6 +72,7 @@ class WorkerReport:
     max_num_crops: int | None = None
     tasks_per_second: float | None = None
     seconds_per_task: float | None = None
+    urls_allowed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,11 @@ class Fleet:
     def max_context_tokens(self) -> int | None:
         """What does not fit into this fits nowhere."""
         return max((one.max_context_tokens for one in self.workers), default=None)
+
+    @property
+    def takes_urls(self) -> bool:
+        """Whether a worker may fetch an image behind a URL, if any is alive."""
+        return not self.workers or any(one.urls_allowed is not False for one in self.workers)
 
     @property
     def min_num_crops(self) -> int | None:
@@ -153,10 +160,12 @@ class Fleets:
         reports, waiting, now = found
         # Its last act: all that the call took before that, a new connection say, is of no account.
         self._redis_ahead_seconds = float(now) - elapsed()
-        return Fleet(
+        fleet = Fleet(
             tuple(filter(None, map(_report, reports))),
             dict(zip(LANES, map(int, waiting), strict=True)),
         )
+        self._known = (elapsed(), fleet)
+        return fleet
 
     def now(self) -> float:
         """Seconds since the epoch by Redis's clock, as it went `KNOWN_SECONDS` ago at the earliest.
@@ -170,7 +179,7 @@ class Fleets:
         """As it was `KNOWN_SECONDS` ago at the earliest."""
         known, now = self._known, elapsed()
         if known is None or now - known[0] > KNOWN_SECONDS:
-            known = self._known = (now, self.look())
+            return self.look()
         return known[1]
 
 

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, Union, cast
 
 from visionq.contract import MAX_PAGE, ImageRef
 from visionq.errors import InvalidImage
+from visionq.image_heads import HEAD_BYTES, check_head
 from visionq.names import INPUT_FOLDER, input_key
 
 if TYPE_CHECKING:
@@ -148,10 +149,24 @@ def upload(argument: ImageArgument, store: ObjectStore) -> ImageRef:
     """
     file, page = split_page(argument)
     content = read_content(file)
+    check_head(content[:HEAD_BYTES])
     key = input_key(content)
     if not store.exists(key):
         store.put(key, content)
     return ImageRef(ref=key, page=page)
+
+
+def look_at(argument: ImageArgument) -> None:
+    """Raise `InvalidImage` for bytes or a file that are no image, before anything is stored.
+
+    Of other arguments, `upload` says so, when it has read them.
+    """
+    file, _ = split_page(argument)
+    if isinstance(file, bytes | bytearray | memoryview) and len(file):
+        check_head(bytes(file[:HEAD_BYTES]))
+    is_path = isinstance(file, os.PathLike) or (isinstance(file, str) and file[:5] != "data:")
+    if is_path and (head := _head_of_file(Path(cast("str", file)))):
+        check_head(head)
 
 
 def read_content(argument: PlainArgument) -> bytes:
@@ -188,9 +203,19 @@ def _decode_data_uri(uri: str) -> bytes:
         raise InvalidImage("the data URI is not valid base64") from exc
 
 
-def _read_file(path: Path) -> bytes:
+def _head_of_file(path: Path) -> bytes:
+    """Empty of a pipe, out of which bytes come once."""
     try:
-        return path.read_bytes()
+        is_special = path.exists() and not path.is_file()
+    except OSError:  # a name that is too long; reading it says so
+        is_special = False
+    return b"" if is_special else _read_file(path, HEAD_BYTES)
+
+
+def _read_file(path: Path, num_bytes: int = -1) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(num_bytes)
     except OSError as exc:
         raise InvalidImage(f"cannot read {path}: {exc.strerror}") from exc
     except ValueError as exc:  # a null character

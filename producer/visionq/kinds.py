@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from visionq.errors import (
     InvalidTask,
+    PromptTags,
     QuestionNotAllowed,
     SettingsError,
     UnknownKind,
@@ -38,6 +40,9 @@ CROPS_FOR_SEVERAL = 4
 SCHEMA_INSTRUCTION = (
     "Answer with one JSON document that fits this JSON Schema, and with nothing else:\n{schema}"
 )
+
+_MODEL_TAG = re.compile(r"<\|[^\s|>]{1,40}\|>")
+"""As workers know the model's tags: what holds one is refused there, too."""
 
 DESCRIBE_QUESTION = "Describe this picture: what it shows, and the details that matter."
 TABLE_PROMPT = (
@@ -144,6 +149,14 @@ class Kind:
             raise QuestionNotAllowed(f"kind {name!r} takes no question of the task's own")
         if question is None and self.default_question is None and "{question}" in self.prompt:
             raise InvalidTask(f"kind {name!r} needs a question")
+
+    def check_tags(self, question: str | None, schema: dict[str, Any] | None) -> None:
+        """Raise `PromptTags` for words that would end the turn, or address other images."""
+        told = schema_text(schema) if schema is not None else ""
+        asked = question if question is not None else self.default_question or ""
+        for what, text in (("question", asked), ("schema", told)):
+            if _MODEL_TAG.search(text):
+                raise PromptTags(f"the {what} contains a tag such as <|end|>")
 
     def words(self, question: str | None, schema: dict[str, Any] | None = None) -> str:
         """What a prompt says below its images: what is asked, and the schema as it was given."""

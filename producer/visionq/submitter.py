@@ -23,13 +23,14 @@ from visionq.errors import (
     TaskExpired,
     TaskFailed,
     TaskRevoked,
+    UrlsNotAllowed,
 )
 from visionq.estimates import Demand, Estimate, demand, estimate
 from visionq.fingerprints import fingerprint
 from visionq.fleet import Fleets
 from visionq.image_sizes import image_size, size_in_hand
 from visionq.image_tokens import num_image_tokens
-from visionq.inputs import ImageArgument, as_reference, upload
+from visionq.inputs import ImageArgument, as_reference, look_at, upload
 from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
@@ -169,11 +170,15 @@ class Submitter:
     def _build(self, submission: Submission) -> Task:
         images, task, asked = self._draft(submission)
         self._check_length(asked, images)
+        self._check_urls(task)
         changes: dict[str, Any] = {}
         if (expiry := submission.expiry_seconds) is not None:
             changes["deadline"] = self.fleets.now() + expiry
         known = [as_reference(image) for image in images]
         if None in known:
+            for found, image in zip(known, images, strict=True):
+                if found is None:
+                    look_at(image)
             # Only now: a task that is refused leaves nothing behind.
             changes["images"] = tuple(
                 found or upload(image, self.store)
@@ -188,7 +193,14 @@ class Submitter:
         kind.check(submission.kind, len(images), submission.question)
         known = [as_reference(image) for image in images]
         task = draft(submission, tuple(found for found in known if found is not None))
+        kind.check_tags(task.question, task.options.schema)
         return images, task, demand(task, kind, len(images))
+
+    def _check_urls(self, task: Task) -> None:
+        """Raise `UrlsNotAllowed` where each worker that is alive has said so, just now."""
+        has_url = any(image.ref.startswith("https://") for image in task.images)
+        if has_url and not self.fleets.known().takes_urls and not self.fleets.look().takes_urls:
+            raise UrlsNotAllowed
 
     def _check_length(self, asked: Demand, images: Sequence[ImageArgument]) -> None:
         """Raise `PromptTooLong` for what fits nowhere.

@@ -51,8 +51,8 @@ def answered(answering: Env, picture: Path) -> str:
 @pytest.fixture
 def failed(answering: Env, tmp_path: Path) -> str:
     """The id of a task that has failed: its image is none."""
-    (tmp_path / "letter.txt").write_text("Dear Sir or Madam,")
-    submitted = visionq(answering, "submit", "ocr", tmp_path / "letter.txt")
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8 but no picture")
+    submitted = visionq(answering, "submit", "ocr", tmp_path / "cut.jpg")
     assert visionq(answering, "wait", submitted.stdout.strip()).exit_code == 1
     return submitted.stdout.strip()
 

@@ -30,8 +30,8 @@ def test_task_without_an_answer_exits_1(idle: Env, waiting: str, command: str, s
 
 
 def test_failed_task_exits_1_and_says_why(answering: Env, tmp_path: Path) -> None:
-    (tmp_path / "letter.txt").write_text("Dear Sir or Madam,")
-    result = visionq(answering, "submit", "ocr", tmp_path / "letter.txt", "--wait")
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8 but no picture")
+    result = visionq(answering, "submit", "ocr", tmp_path / "cut.jpg", "--wait")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1] == (
         "visionq: an input is no image of these kinds: JPEG, PDF, PNG, WEBP"

@@ -166,18 +166,31 @@ class Upload:
 def test_upload_objects_are_read_and_mixed_with_other_forms(
     run: Callable[[Body], None], worker: HandWorker, tmp_path: Path
 ) -> None:
-    (tmp_path / "b.png").write_bytes(b"image b")
+    (tmp_path / "b.png").write_bytes(b"\xff\xd8image b")
 
     async def body(client: AsyncClient) -> None:
         handle = await client.ask(
-            [Upload(b"image a"), tmp_path / "b.png", io.BytesIO(b"image c"), b"image d"],
+            [
+                Upload(b"\xff\xd8image a"),
+                tmp_path / "b.png",
+                io.BytesIO(b"\xff\xd8image c"),
+                b"\xff\xd8image d",
+            ],
             "Which?",
         )
-        [other] = await client.submit_many([Submission("ocr", Upload(b"image a"))])
-        keys = [input_key(content) for content in (b"image a", b"image b", b"image c", b"image d")]
+        [other] = await client.submit_many([Submission("ocr", Upload(b"\xff\xd8image a"))])
+        keys = [
+            input_key(content)
+            for content in (
+                b"\xff\xd8image a",
+                b"\xff\xd8image b",
+                b"\xff\xd8image c",
+                b"\xff\xd8image d",
+            )
+        ]
         assert [image.ref for image in worker.task(handle.id).images] == keys
         assert [image.ref for image in worker.task(other.id).images] == keys[:1]
-        assert worker.store.get(keys[0]) == b"image a"
+        assert worker.store.get(keys[0]) == b"\xff\xd8image a"
 
     run(body)
 
@@ -350,7 +363,7 @@ def test_faults_of_broker_and_store_are_typed_and_block_no_other_coroutine(
         wrong = replace(address, secret_key="wrong")
         async with AsyncClient(urls.broker_url, wrong, namespace=namespace) as client:
             with pytest.raises(StorageDenied):
-                await client.ocr(b"an image")
+                await client.ocr(b"\xff\xd8an image")
         async with AsyncClient(
             f"redis://127.0.0.1:{mute_port}/0", address, timeout_seconds=0.5
         ) as client:

@@ -165,9 +165,11 @@ def test_an_image_that_cannot_be_uploaded_stops_the_task_and_nothing_is_sent(
 ) -> None:
     with Client(urls.broker_url, spoil(address, closed_port), namespace=namespace) as client:
         with pytest.raises(error) as caught:
-            client.ocr(b"an image")
+            client.ocr(b"\xff\xd8an image")
         with pytest.raises(error):
-            client.submit_many([Submission("ocr", "inputs/a"), Submission("ocr", b"an image")])
+            client.submit_many(
+                [Submission("ocr", "inputs/a"), Submission("ocr", b"\xff\xd8an image")]
+            )
     assert worker.keys() == []
     assert str(address.secret_key) not in str(caught.value)
 

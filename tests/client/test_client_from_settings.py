@@ -28,7 +28,7 @@ def _environment(urls: LocalUrls, namespace: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("_environment")
 def test_a_client_from_the_environment_submits_and_uploads(worker: HandWorker) -> None:
     with Client.from_settings() as client:
-        handle = client.ocr(b"an image for the environment's client")
+        handle = client.ocr(b"\xff\xd8an image for the environment's client")
     assert worker.message_ids() == [handle.id]
     assert worker.store.exists(worker.task(handle.id).images[0].ref)
 
@@ -78,7 +78,7 @@ def test_the_timeout_of_the_store_is_kept_to(
     monkeypatch.setenv("VISIONQ_STORAGE__TIMEOUT_SECONDS", "0.2")
     began = time.monotonic()
     with Client.from_settings() as client, pytest.raises(StorageUnavailable):
-        client.ocr(b"an image")
+        client.ocr(b"\xff\xd8an image")
     assert time.monotonic() - began < 5
 
 

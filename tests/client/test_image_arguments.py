@@ -58,7 +58,7 @@ def worker(urls: LocalUrls, raw: redis.Redis, bucket: ObjectStore) -> HandWorker
 @pytest.fixture
 def content(request: pytest.FixtureRequest) -> bytes:
     """Bytes no other test uploads."""
-    return f"the image of {request.node.name}".encode()
+    return b"\xff\xd8" + f"the image of {request.node.name}".encode()
 
 
 @pytest.fixture
@@ -159,12 +159,12 @@ def test_a_reference_passes_through_untouched(
 def test_several_forms_may_be_mixed_and_keep_their_order(
     client: Client, worker: HandWorker, content: bytes, path: Path
 ) -> None:
-    handle = client.ask(["s3://archive/a.png", content, path, b"other " + content], "Which?")
+    handle = client.ask(["s3://archive/a.png", content, path, content + b", another one"], "Which?")
     assert references(worker, handle.id) == [
         "s3://archive/a.png",
         key_of(content),
         key_of(content),
-        key_of(b"other " + content),
+        key_of(content + b", another one"),
     ]
 
 
@@ -215,7 +215,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "a PIL image cut off": (truncated_jpeg, "PIL image"),
     "a PIL image PNG cannot hold": (lambda: Image.new("F", (4, 4)), "PIL image"),
     "a PIL image without pixels": (lambda: Image.new("RGB", (0, 0)), "PIL image"),
-    "more than 50 MiB": (lambda: bytes(50 * 1024 * 1024 + 1), "the limit is 52428800"),
+    "more than 50 MiB": (lambda: b"\xff\xd8" + bytes(50 * 1024 * 1024), "the limit is 52428800"),
 }
 
 

@@ -63,7 +63,9 @@ def test_submissions_may_differ_in_everything(client: Client, key: str, worker: 
 def test_an_image_given_as_bytes_is_uploaded_for_every_submission(
     client: Client, worker: HandWorker
 ) -> None:
-    first, second = client.submit_many([Submission("ocr", b"one"), Submission("ocr", b"two")])
+    first, second = client.submit_many(
+        [Submission("ocr", b"\xff\xd8one"), Submission("ocr", b"\xff\xd8two")]
+    )
     assert worker.task(first.id).images != worker.task(second.id).images
     for handle in (first, second):
         assert worker.store.exists(worker.task(handle.id).images[0].ref)

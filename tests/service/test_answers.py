@@ -195,7 +195,7 @@ def test_celery_result_of_our_task_holds_text_value_and_key(
 
 
 def test_celery_result_of_a_failed_task_is_a_failure(service: Client, other_app: Celery) -> None:
-    handle = service.ocr(b"these bytes are no picture")
+    handle = service.ocr(b"\xff\xd8 but no picture")
     with pytest.raises(TaskFailed) as caught:
         AsyncResult(handle.id, app=other_app).get(timeout=SECONDS)
     assert "no image" in str(caught.value)

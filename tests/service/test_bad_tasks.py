@@ -94,7 +94,7 @@ def test_bad_task_ends_as_a_failure_with_its_code(
 @pytest.mark.parametrize(
     ("content", "code"),
     [
-        (b"plain text", "not_an_image"),
+        (b"BM is plain text", "not_an_image"),
         (b"GIF89a" + bytes(40), "not_an_image"),
         (b"\x89PNG\r\n\x1a\n" + bytes(20), "not_an_image"),
         ("truncated", "image_truncated"),

@@ -9,7 +9,7 @@ import redis
 
 from tests.support.waiting import wait_until
 from tests.support.workers import environment, running_worker
-from visionq import Client, PromptTooLong
+from visionq import Client, PromptTooLong, UrlsNotAllowed
 from visionq.fleet import REPORT_TTL_SECONDS, Fleets
 from visionq.local import LocalUrls
 from visionq.names import Names
@@ -32,6 +32,9 @@ def test_a_worker_tells_its_context_and_how_fast_it_is(
         told = wait_until(lambda: fleets.look().workers, seconds=SECONDS)[0]
         assert (told.model, told.model_revision, told.max_context_tokens) == ("tiny", None, 4096)
         assert (told.concurrency, told.tasks_per_second, told.seconds_per_task) == (80, None, None)
+        assert told.urls_allowed is False
+        with pytest.raises(UrlsNotAllowed):
+            client.ocr("https://example.org/a.png")
         assert 0 < raw.ttl(names.workers()) <= REPORT_TTL_SECONDS
 
         estimate = client.estimate("ocr", cover, "Title?", max_new_tokens=4)

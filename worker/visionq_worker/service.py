@@ -127,6 +127,7 @@ class Service:
     def _teller(self, undo: ExitStack, info: EngineInfo) -> Callable[[], None]:
         """Tells clients what this worker can do, and how fast it was lately."""
         broker, concurrency = self.settings.broker, self.settings.worker.concurrency
+        urls_allowed = self.settings.urls.allowed
         client = _connected(self.settings, broker.timeout_seconds)
         undo.callback(client.close)
         fleets = Fleets(client, Names(broker.namespace))
@@ -141,6 +142,7 @@ class Service:
                 concurrency=concurrency,
                 tasks_per_second=per_second,
                 seconds_per_task=seconds,
+                urls_allowed=urls_allowed,
             )
             fleets.tell(self._owner, report)
 
