@@ -126,7 +126,10 @@ class ImageRef:
     def __post_init__(self) -> None:
         if not _is_text(self.ref) or not _is_reference(self.ref):
             name = str(self.ref)[:80]
-            raise InvalidTask(f"image reference {name!r} is no key, s3:// or https:// URL")
+            raise InvalidTask(
+                f"image reference {name!r} is no key, s3:// or https:// URL; a key has 1 to "
+                f"{MAX_KEY_BYTES} bytes, and needs the s3:// form if it begins with / or a scheme"
+            )
         _require(".." not in self.ref.split("/"), "an image reference may not contain '..'")
         _require_int("page", self.page, 1, MAX_PAGE)
 

@@ -159,6 +159,19 @@ def test_key_of_each_prefix_and_of_other_buckets_is_read(bucket: ObjectStore) ->
     assert sources.fetch(TASK_ID, 0, elsewhere) == Source(DOT, DOT_DIGEST)
 
 
+def test_what_a_url_leads_to_is_read_again_whatever_the_prefixes_are(bucket: ObjectStore) -> None:
+    sources = Sources(
+        bucket,
+        Notes(),
+        image_prefixes=("scans/",),
+        allowed_buckets=(),
+        max_bytes=1_000,
+        fetcher=ScriptedFetcher(DOT),
+    )
+    for _ in range(2):
+        assert sources.fetch(TASK_ID, 0, ImageRef(ref=URL)) == Source(DOT, DOT_DIGEST)
+
+
 def test_as_many_bytes_as_allowed_are_read_and_one_more_is_refused(
     sources: Sources, bucket: ObjectStore
 ) -> None:
