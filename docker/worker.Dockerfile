@@ -79,10 +79,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM nvidia/cuda:${CUDA_VERSION}-base-ubuntu24.04
 # gcc and Python's headers: Triton compiles a small C launcher for its kernels at run time.
+# fonts-noto-cjk (91 MB): for PDFs that name a Chinese, Japanese or Korean font and do not bring it.
+# Of smaller ones, fonts-droid-fallback leaves Korean blank.
 # hadolint ignore=DL3008 # pins stop working, see above
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
-       ca-certificates gcc libc6-dev python3.12 python3.12-dev \
+       ca-certificates fonts-noto-cjk gcc libc6-dev python3.12 python3.12-dev \
     && rm -rf /var/lib/apt/lists/*
 # The home is the only folder that the worker writes to, besides /tmp: weights and compiled kernels.
 # The ids are fixed, so that a volume keeps its owner from one image to the next.
