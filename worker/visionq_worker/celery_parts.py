@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,6 +26,24 @@ RECONNECT_PAUSES = {"interval_start": 0.5, "interval_step": 0.5, "interval_max":
 """Seconds between tries to connect to a Redis that is away, in kombu's words."""
 REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 """Seconds between tries to store Celery's result in a Redis that refuses it."""
+
+
+SENT_ON = ("root_id", "parent_id", "group", "group_index", "ignore_result")
+CANVAS = ("callbacks", "errbacks", "chain", "chord")
+
+
+def celery_options(request: Any) -> str | None:
+    """What a message says besides its task, as JSON, when it has a canvas; None when it has none.
+
+    A task that is sent again from its record has to be sent with these.
+    """
+    canvas = {name: getattr(request, name) for name in CANVAS if getattr(request, name)}
+    if not canvas:
+        return None
+    for name in SENT_ON:
+        if getattr(request, name) is not None:
+            canvas[name] = getattr(request, name)
+    return json.dumps(canvas)
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]

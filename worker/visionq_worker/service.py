@@ -17,7 +17,7 @@ from visionq.errors import BrokerUnavailable, SettingsError, StorageError
 from visionq.fleet import Fleets, WorkerReport
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import Records, connect
+from visionq.records import QueueLimits, Records, connect
 from visionq.settings import Settings
 from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
@@ -281,7 +281,11 @@ def open_records(settings: Settings) -> Records:
     """The records, with a broker that answers. Raises `StartError`."""
     client = _connected(settings, settings.broker.timeout_seconds)
     records = Records(
-        client, Names(settings.broker.namespace), ttl_seconds=settings.broker.record_ttl_seconds
+        client,
+        Names(settings.broker.namespace),
+        ttl_seconds=settings.broker.record_ttl_seconds,
+        # What a worker has to write down is accepted already.
+        limits=QueueLimits(max_waiting=2**53),
     )
     try:
         records.ping()
