@@ -17,6 +17,8 @@ from celery.states import SUCCESS
 from celery.worker.consumer import Consumer as CeleryConsumer
 from redis import RedisError
 
+from visionq_worker.permissions import is_for_good
+
 if TYPE_CHECKING:
     from visionq_worker.leases import Leases
 
@@ -62,10 +64,12 @@ class Backend(RedisBackend):  # type: ignore[misc]
 
     Celery looks whether a success is stored already, lest a late attempt overwrites it. Here no
     late attempt gets so far, its fence being stale. And where Redis refuses the success, Celery
-    would store a failure; here it is asked again for `sum(REFUSED_PAUSES)` seconds, and then gone
-    without: the task's record and its result object say what became of it. An answer's message is
-    settled in the same step, which spares a round trip.
+    would store a failure; here it is asked again for `sum(REFUSED_PAUSES)` seconds, unless its
+    access rules forbid it, and then gone without: the task's record and its result object say what
+    became of it. An answer's message is settled in the same step, which spares a round trip.
     """
+
+    _is_said = False
 
     def _store_result(
         self,
@@ -86,6 +90,9 @@ class Backend(RedisBackend):  # type: ignore[misc]
             try:
                 self._write(key, value, state, claim)
             except RedisError as error:
+                if is_for_good(error):
+                    self._say_once(key, error)
+                    break
                 log.warning("Celery's result of task %s is not stored yet: %s", task_id, error)
                 sleep(pause)
             else:
@@ -93,6 +100,12 @@ class Backend(RedisBackend):  # type: ignore[misc]
         else:
             log.error("Celery's result of task %s is not stored: it will stay PENDING", task_id)
         return result
+
+    def _say_once(self, key: str, error: RedisError) -> None:
+        """It is so for all tasks."""
+        if not self._is_said:
+            log.error("Redis does not allow to store Celery's results, as %s: %s", key, error)
+        self._is_said = True
 
     def _write(self, key: str, value: str, state: str, claim: str | None) -> None:
         if claim is None:

@@ -29,6 +29,7 @@ from visionq_worker.jpegs import FAST_DECODER, has_fast_decoder
 from visionq_worker.keeper import Keeper
 from visionq_worker.leases import Leases
 from visionq_worker.malloc import set_up_malloc
+from visionq_worker.permissions import forbidden_keys
 from visionq_worker.preparation import Preparation
 from visionq_worker.reconciler import Reconciler
 from visionq_worker.sources import Sources
@@ -165,6 +166,9 @@ class Service:
         set_up_pillow(settings.limits.image_formats)
         records = open_records(settings)
         undo.callback(records.close)
+        forbidden = require_own_keys(settings)
+        if forbidden:
+            log.warning("Redis does not let this worker write %s", ", ".join(forbidden))
         store = open_store(settings)
         undo.callback(store.close)
         engine = self._load()
@@ -292,6 +296,24 @@ def open_records(settings: Settings) -> Records:
     except BrokerUnavailable as exc:
         raise StartError(f"broker: {exc}") from exc
     return records
+
+
+def require_own_keys(settings: Settings) -> tuple[str, ...]:
+    """The patterns of keys beside the namespace that the worker may not write.
+
+    Raises `StartError` when it may not write all those of the namespace.
+    """
+    client = _connected(settings, settings.broker.timeout_seconds)
+    names = Names(settings.broker.namespace)
+    try:
+        forbidden = forbidden_keys(client, names, settings.worker.canvas_queues)
+    except BrokerUnavailable as exc:
+        raise StartError(f"broker: {exc}") from exc
+    finally:
+        client.close()
+    if forbidden.own:
+        raise StartError(f"broker: this user may not write {', '.join(forbidden.own)}")
+    return forbidden.beside
 
 
 def open_store(settings: Settings) -> ObjectStore:
