@@ -18,6 +18,7 @@ import pytest
 import redis
 from celery import Celery, chain, chord, group, signature
 from celery.result import AsyncResult
+from kombu import pools
 
 from tests.support.waiting import wait_until
 from tests.support.workers import environment, running_worker
@@ -74,8 +75,11 @@ def app(urls: LocalUrls, raw: redis.Redis) -> Iterator[Celery]:
     app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
     raw.delete(THEIRS)
     yield app
-    app.backend.client.close()
+    # All that Celery leaves open: its subscription, its clients, its producers' connections.
+    app.backend.result_consumer.stop()
+    app.backend.client.connection_pool.disconnect()
     app.close()
+    pools.reset()
     raw.delete(THEIRS)
 
 

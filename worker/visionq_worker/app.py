@@ -263,6 +263,7 @@ def _tell_celery(self: Task, task_id: str, outcome: Result | State) -> dict[str,
             task_id,
             TaskRevokedError("cancelled"),
             request=self.request,
+            store_result=not self.request.ignore_result,
             call_errbacks=False,
             state=REVOKED,
         )

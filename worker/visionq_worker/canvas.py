@@ -27,6 +27,7 @@ NESTED = {"group": "celery.group", "chain": "celery.chain", "chord": "celery.cho
 
 Signature: TypeAlias = dict[str, Any]
 
+_PARTS = frozenset({"callbacks", "errbacks", "chain", "chord"})
 _TASK_NAME = re.compile(r"[A-Za-z_][\w.\-]{0,254}", re.ASCII)
 
 
@@ -45,6 +46,8 @@ class Canvas:
 
     def as_embedded(self) -> dict[str, Any]:
         """In the form of a message's body, third part."""
+        if self is EMPTY:
+            return {}
         return {
             "callbacks": list(self.callbacks) or None,
             "errbacks": list(self.errbacks) or None,
@@ -69,9 +72,12 @@ def read_canvas(embedded: Mapping[str, Any]) -> Canvas:
 
     Which queues it goes to is not looked at: `forbidden_queue` says that.
     """
-    unknown = [name for name in embedded if name not in ("callbacks", "errbacks", "chain", "chord")]
+    unknown = embedded.keys() - _PARTS
     if unknown:
-        raise UnsupportedOption(f"{_name(unknown[0])} comes with the task and is not carried out")
+        name = _name(min(unknown))
+        raise UnsupportedOption(f"{name} comes with the task and is not carried out")
+    if not any(embedded.values()):
+        return EMPTY
     reader = _Reader()
     chord = embedded.get("chord")
     return Canvas(
