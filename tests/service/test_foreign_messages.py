@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
+import subprocess
+import sys
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,6 +32,7 @@ from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import connect
 
+REPOSITORY = Path(__file__).parents[2]
 SECONDS = 30.0
 NAMESPACE = "foreign"
 NAMES = Names(NAMESPACE)
@@ -495,3 +499,39 @@ def test_sender_who_wants_no_result_of_celery_gets_none(
     wait_until(lambda: visionq_client.status(sent.id).is_done, seconds=SECONDS)
     wait_until(lambda: is_settled(raw), what="everything to be settled")
     assert not raw.exists(f"celery-task-meta-{sent.id}")
+
+
+def test_what_celery_fails_at_is_dead_lettered_and_the_worker_goes_on(
+    urls: LocalUrls,
+    address: StoreAddress,
+    store: ObjectStore,
+    raw: redis.Redis,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
+    names, bad = Names(namespace), [str(uuid.uuid4()) for _ in range(5)]
+    good = str(uuid.uuid4())
+    for task_id in (*bad, good):
+        raw.lpush(names.queue("interactive"), json.dumps(message(task_id)))
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.service.failing_consumer", ",".join(bad)],
+            cwd=REPOSITORY,
+            env=environment(urls, namespace),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        with Client(urls.broker_url, address, namespace=namespace) as client:
+            wait_until(lambda: client.status(good).is_done, seconds=60, what=log.read_text())
+            assert client.status(good).state is State.SUCCESS
+        wait_until(lambda: not raw.exists(names.unacked()))
+        assert {str(key) for key in raw.hkeys(names.dead())} == set(bad)
+        reasons = [json.loads(str(entry))["reason"] for entry in raw.hvals(names.dead())]
+        assert all("TypeError: a failure of the test's" in reason for reason in reasons)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()

@@ -115,9 +115,9 @@ end
 )
 
 # More ARGV: owner, how many messages it has in hand, seconds of a lease.
-# Returns queue, message and claim of the first message, and whether it is a suspect's; or false.
-# Whether it can be run is for the worker to find out. Here it is read for an id that a record may
-# have, and for a name for the claim; neither is taken unchecked.
+# Returns queue, message and claim of the first message that looks like a JSON object with an id,
+# and whether it is a suspect's; or false. Whether it can be run is for the worker to find out. Here
+# it is read for an id that a record may have, and for a name for the claim: neither unchecked.
 # A message whose task another claim holds is a copy, and goes: the holder's own message is the one
 # that comes back should the holder die.
 CLAIM = (
@@ -127,10 +127,17 @@ CLAIM = (
 local function read(message)
   if #message > MOST_BYTES then return nil, 'it is larger than ' .. MOST_BYTES .. ' bytes' end
   local is_json, m = pcall(cjson.decode, message)
-  if not is_json or type(m) ~= 'table' then return '', UNREAD, '', '' end
+  is_json = is_json and type(m) == 'table'
+  -- Half a surrogate pair is refused here, and not by Python, which may find an id to answer to.
+  if not string.find(message, is_json and '^%s*{' or '^%s*{.*}%s*$') then
+    return nil, 'it is not a JSON object'
+  end
+  if not is_json then return '', UNREAD, '', '' end
   local headers = type(m.headers) == 'table' and m.headers or {}
   local properties = type(m.properties) == 'table' and m.properties or {}
   local id, tag = headers.id, properties.delivery_tag
+  -- Celery's older messages have it in their body.
+  if type(id) ~= 'string' and type(m.body) ~= 'string' then return nil, 'it has no task id' end
   if type(id) ~= 'string' or not is_task_id(id) then id = '' end
   if type(tag) ~= 'string' then tag = 'untagged' end
   if #tag > 100 or string.find(tag, '[^%w._-]') then tag = redis.sha1hex(tag) end
