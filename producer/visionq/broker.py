@@ -8,8 +8,9 @@ subscribes to every task's channel and never reads the replies of those nobody w
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from celery import Celery
@@ -27,6 +28,15 @@ MAX_PRODUCERS = 10
 
 BATCH_SIZE = 1000
 """Messages per round trip of `publish_many`."""
+
+_SENT_AGAIN = MappingProxyType(
+    {
+        **{name: name for name in ("callbacks", "errbacks", "chain", "chord")},
+        **{name: name for name in ("root_id", "parent_id", "group_index", "ignore_result")},
+        "group": "group_id",
+    }
+)
+"""What a message carries besides its task, and Celery's word for it where one is built."""
 
 
 class _Connections(ConnectionPool):  # type: ignore[misc]
@@ -67,9 +77,10 @@ class Publisher:
         )
         self._producers = self._new_producers()
 
-    def publish(self, task: Task) -> None:
+    def publish(self, task: Task, options: Mapping[str, Any] | None = None) -> None:
+        """`options`: Celery's, of the message that a foreign sender had sent (`_SENT_AGAIN`)."""
         with _mapped_errors(), self._producers.acquire(block=True) as producer:
-            self._publish(producer, task)
+            self._publish(producer, task, options or {})
 
     def publish_many(self, tasks: Sequence[Task]) -> None:
         """`publish` for many tasks, one round trip per `BATCH_SIZE`."""
@@ -92,7 +103,9 @@ class Publisher:
         connections = _Connections(self._app.connection_for_write(), limit=MAX_PRODUCERS)
         return _Producers(connections, limit=MAX_PRODUCERS)
 
-    def _publish(self, producer: Any, task: Task) -> None:
+    def _publish(
+        self, producer: Any, task: Task, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         message = self._app.amqp.as_task_v2(
             task.id,
             TASK_NAME,
@@ -100,6 +113,7 @@ class Publisher:
             # The reprs would copy the question into the headers, for every tool to show.
             argsrepr="()",
             kwargsrepr="{}",
+            **{_SENT_AGAIN[name]: value for name, value in options.items() if name in _SENT_AGAIN},
         )
         producer.publish(
             message.body,

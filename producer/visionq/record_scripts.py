@@ -220,6 +220,12 @@ redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
 return redis.call('HGET', KEYS[1], ARGV[1])
 """
 
+# KEYS record; ARGV options, ttl. The record may be no more than its claim yet.
+KEEP_OPTIONS = """
+redis.call('HSET', KEYS[1], 'celery', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+
 # KEYS record, open, the work's key if later tasks may reuse the answer; ARGV fence, state, ttl,
 # channel, id, then field, value... Returns 1, or 0 when refused.
 MOVE = (
@@ -333,7 +339,7 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 
 # KEYS open, unacked-index, suspects, then lane hash and queue of each lane, clock; ARGV prefix of
 # records, most, seconds of grace and until the next look, ttl, then each lane's name. Returns
-# [id, verdict, task]... in JSON, and whether there may be more.
+# [id, verdict, task, options of a foreign message or '']... in JSON, and whether there may be more.
 #
 # Each due task is given to one caller only, since it is due again later. A message is lost when its
 # queue is empty, or begins with one that was sent later: queues are first in, first out. So only
@@ -416,7 +422,7 @@ local function published(record, lane, id, task)
   local seq = redis.call('HINCRBY', lane.hash, 'submitted', 1)
   redis.call('HSET', record, 'seq', seq, 'since', now)
   redis.call('HDEL', record, 'due')
-  return {id, 'publish', task}
+  return {id, 'publish', task, redis.call('HGET', record, 'celery') or ''}
 end
 
 -- What is to be done, and when to look again (nil: never).
@@ -428,17 +434,19 @@ local function judge(id)
   local later = now + ARGV[3]
   if not state and not dead then return nil, nil end
   if is_final(state) then
-    if owes then return {id, 'write', task}, later end
+    if owes then
+      return {id, 'write', task, redis.call('HGET', record, 'celery') or ''}, later
+    end
     return nil, nil
   end
-  if dead then return {id, 'bury', task or '{}'}, later end
+  if dead then return {id, 'bury', task or '{}', ''}, later end
   if claim and redis.call('ZSCORE', KEYS[2], claim) then return nil, later end
   redis.call('EXPIRE', record, ARGV[4])
   due, at, since = set_back(record, due, at, since, started)
   local parsed = cjson.decode(task)
   local lane = lanes[parsed.lane or 'interactive']
   local deadline = type(parsed.deadline) == 'number' and parsed.deadline or nil
-  if deadline and now > deadline then return {id, 'expire', task}, later end
+  if deadline and now > deadline then return {id, 'expire', task, ''}, later end
   if deadline then later = math.min(later, deadline + 0.01) end
   if due and now < tonumber(due) then return nil, math.min(later, tonumber(due)) end
   if due then return published(record, lane, id, task), later end

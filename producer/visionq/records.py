@@ -22,6 +22,7 @@ A record's fields, short because a record waits in memory with its message:
     result     the result, from when it was decided until its object is known to be stored
     counted    its tenant, while it counts among those that wait in its lane
     pin:<n>    the key in the store of image n, from 0, that was fetched from a URL
+    celery     what a foreign message says besides its task, as JSON, if it has to be sent again
 
 A state that is final never changes, but for the replay of a dead letter (`dead`). Of two attempts
 that believe they own a task, the one whose result is decided here first is right, and whoever takes
@@ -110,12 +111,14 @@ class Due:
     """A task that needs something from outside: what, and the task as its record has it.
 
     "publish": its message is lost, or its pause is over. "expire": nobody has started it before its
-    deadline. "bury": it was put aside. "write": it has ended without a result object.
+    deadline. "bury": it was put aside. "write": it has ended without a result object. `celery`:
+    what its message has to say besides, where a foreign sender's had.
     """
 
     task_id: str
     verdict: Verdict
     task: dict[str, Any]
+    celery: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,7 @@ class Records:
         self._decide_owed = client.register_script(record_scripts.DECIDE_OWED)
         self._move = client.register_script(record_scripts.MOVE)
         self._pin = client.register_script(record_scripts.PIN)
+        self._keep_options = client.register_script(record_scripts.KEEP_OPTIONS)
         self._postpone = client.register_script(record_scripts.POSTPONE)
         self._paid = client.register_script(record_scripts.PAID)
         self._due = client.register_script(record_scripts.DUE)
@@ -373,8 +377,8 @@ class Records:
         found, has_more = self._run(self._due, keys, args)
         return DueTasks(
             [
-                Due(task_id, verdict, json.loads(task))
-                for task_id, verdict, task in json.loads(found)
+                Due(task_id, verdict, json.loads(task), json.loads(celery) if celery else None)
+                for task_id, verdict, task, celery in json.loads(found)
             ],
             has_more=bool(has_more),
         )
@@ -394,6 +398,11 @@ class Records:
     def pin(self, task_id: str, number: int, key: str) -> str:
         """Note that. Returns the key that counts, if another attempt was first."""
         return str(self._run(self._pin, [self._names.record(task_id)], [_pin(number), key]))
+
+    def keep_options(self, task_id: str, options: str) -> None:
+        """Note what a foreign message says besides its task: JSON, for when it is sent again."""
+        keys = [self._names.record(task_id)]
+        self._run(self._keep_options, keys, [options, self._ttl])
 
     def is_dead(self, task_id: str) -> bool:
         """Whether the task was put aside, and not replayed since."""

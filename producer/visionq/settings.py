@@ -49,6 +49,7 @@ HostName = Annotated[str, Field(pattern=r"^\.?[a-z0-9][a-z0-9.-]{0,252}$")]
 # Pillow opens forty, some by running other programs; of these it is known what they take of memory.
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "PDF", "HEIF", "GIF", "TIFF", "BMP"]
 Port = Annotated[int, Field(ge=1, le=65_535)]
+QueueName = Annotated[str, Field(pattern=r"^[\w.:@/-]{1,200}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
@@ -128,6 +129,7 @@ class WorkerSettings(_Section):
     progress_seconds: Seconds = 0.5
     retry_seconds: Seconds = 5.0
     reuse: bool = True
+    canvas_queues: Annotated[tuple[QueueName, ...], *_FROM_ENVIRONMENT] = ()
     grace_seconds: Seconds = 25.0
     health_file: Path | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -42,17 +42,23 @@ def delivered_twice(world: World) -> Report:
 
 
 def corrupted(world: World) -> Report:
-    """Row 23: what is no message of ours is put aside, and the worker lives."""
+    """Row 23: what cannot be run is put aside, or fails by its id, and the worker lives."""
     with world.scene("corrupted") as scene:
         queue = scene.names.queue("interactive")
         good = take_message(scene)
         scene.crew.add(scene.spec())
-        for harm in HARMS:
-            scene.raw.lpush(queue, harm(renamed(good)))
+        messages = [renamed(good) for _ in HARMS]
+        for harm, message in zip(HARMS, messages, strict=True):
+            scene.raw.lpush(queue, harm(message))
         scene.producer.submit(2)
         report = scene.report(f"{len(HARMS)} bad messages")
         num_dead = size_of(scene.raw, scene.names.dead())
-        report.require(num_dead == len(HARMS), f"{num_dead} of {len(HARMS)} were put aside")
+        found = scene.client.status_many([message["headers"]["id"] for message in messages])
+        num_failed = sum(status.state is State.FAILURE for status in found)
+        report.require(
+            num_dead + num_failed == len(HARMS),
+            f"of {len(HARMS)}, {num_dead} were put aside and {num_failed} failed",
+        )
         require_no_own_exits(report)
         return report
 

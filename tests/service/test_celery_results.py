@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -13,13 +17,18 @@ import redis
 from celery.app.task import Context
 from celery.result import AsyncResult
 
+from tests.cli.commands import visionq_worker
+from tests.support.addresses import store_address
 from tests.support.foreign import foreign_app
 from tests.support.waiting import wait_until
-from visionq.local import LocalUrls
-from visionq.names import Names
+from tests.support.workers import BIN, environment, running_worker
+from visionq import Client, State
+from visionq.local import LocalServers, LocalUrls
+from visionq.names import DEFAULT_NAMESPACE, Names
 from visionq.settings import load_settings
 from visionq_worker import celery_parts
-from visionq_worker.app import build_app
+from visionq_worker.app import EXIT_START, build_app
+from visionq_worker.permissions import forbidden_keys
 
 # Celery's call, not ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")
@@ -29,38 +38,32 @@ REQUESTS = {"with its message": Context(properties={"delivery_tag": CLAIM}), "al
 """How Celery hands over a success; the message is settled with it."""
 
 
-@pytest.fixture
-def user(raw: redis.Redis) -> Iterator[str]:
-    """A user of Redis who may do all but store Celery's results."""
-    name = f"u{uuid.uuid4().hex[:12]}"
-    raw.acl_setuser(
-        name,
-        enabled=True,
-        nopass=True,
-        keys=["*"],
-        channels=["*"],
-        commands=["+@all", "-set", "-setex"],
-    )
-    yield name
-    raw.acl_deluser(name)
+@pytest.fixture(scope="module")
+def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServers]:
+    """A Redis that may be full."""
+    with LocalServers(tmp_path_factory.mktemp("full")) as servers:
+        yield servers
 
 
 @pytest.fixture
-def app(urls: LocalUrls, user: str, namespace: str) -> Any:
-    url = urls.broker_url.replace("redis://", f"redis://{user}:any@")
-    app = build_app(load_settings(broker={"url": url, "namespace": namespace}))
+def full(own_servers: LocalServers) -> Iterator[redis.Redis]:
+    """A connection to a Redis that takes no writes, until the test says otherwise."""
+    with redis.Redis.from_url(own_servers.urls.broker_url, decode_responses=True) as raw:
+        raw.config_set("maxmemory", 1)
+        yield raw
+        raw.config_set("maxmemory", 0)
+
+
+@pytest.fixture
+def app(own_servers: LocalServers, full: redis.Redis) -> Any:
+    app = build_app(load_settings(broker={"url": own_servers.urls.broker_url}))
     app.visionq_service.leases.took(CLAIM)
     return app
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_result_that_redis_refuses_is_stored_when_it_does_so_no_longer(
-    app: Any,
-    user: str,
-    raw: redis.Redis,
-    names: Names,
-    caplog: pytest.LogCaptureFixture,
-    request_: Any,
+    app: Any, full: redis.Redis, caplog: pytest.LogCaptureFixture, request_: Any
 ) -> None:
     task_id = str(uuid.uuid4())
     leases = app.visionq_service.leases
@@ -73,11 +76,11 @@ def test_result_that_redis_refuses_is_stored_when_it_does_so_no_longer(
     wait_until(lambda: "is not stored yet" in caplog.text)
     assert AsyncResult(task_id, app=app).state == "PENDING"
     assert leases.held == [CLAIM]
-    raw.acl_setuser(user, enabled=True, commands=["+set", "+setex"])
+    full.config_set("maxmemory", 0)
     storing.join()
     assert AsyncResult(task_id, app=app).result == {"text": "a shelf"}
     assert leases.held == ([CLAIM] if request_ is None else [])
-    assert 0 < raw.ttl(names.celery_result(task_id)) <= app.conf.result_expires
+    assert 0 < full.ttl(Names().celery_result(task_id)) <= app.conf.result_expires
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
@@ -92,12 +95,10 @@ def test_worker_goes_on_without_a_result_that_is_refused_for_good(
     assert app.visionq_service.leases.held == [CLAIM]
 
 
-def test_message_of_a_chord_is_not_settled_with_its_result(app: Any, raw: redis.Redis) -> None:
+def test_message_of_a_chord_is_not_settled_with_its_result(app: Any, full: redis.Redis) -> None:
     """Celery still has to count it."""
     request = Context(properties={"delivery_tag": CLAIM}, chord={"any": "chord"})
-    raw.acl_setuser(
-        app.conf.broker_url.split("//")[1].split(":")[0], enabled=True, commands=["+set", "+setex"]
-    )
+    full.config_set("maxmemory", 0)
     app.backend.store_result(str(uuid.uuid4()), {"text": "a shelf"}, "SUCCESS", request=request)
     assert app.visionq_service.leases.held == [CLAIM]
 
@@ -130,3 +131,90 @@ def test_every_key_of_celery_s_backend_has_the_namespace(urls: LocalUrls, namesp
         f"{namespace}:celery-taskset-meta-g",
         f"{namespace}:chord-unlock-c",
     ]
+
+
+# A user of Redis who may not store Celery's results, and never will: in the default namespace these
+# have Celery's own names.
+
+
+@pytest.fixture
+def limited(own_servers: LocalServers) -> Iterator[LocalUrls]:
+    """The servers as a user finds them who is limited to the namespace."""
+    urls = own_servers.urls
+    name, allowed = f"u{uuid.uuid4().hex[:12]}", [f"{DEFAULT_NAMESPACE}*"]
+    address = urls.broker_url.rpartition("@")[2].removeprefix("redis://")
+    with redis.Redis.from_url(urls.broker_url) as raw:
+        raw.acl_setuser(
+            name, enabled=True, nopass=True, keys=allowed, channels=allowed, commands=["+@all"]
+        )
+        yield replace(urls, broker_url=f"redis://{name}:any@{address}")
+        raw.acl_deluser(name)
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_result_that_redis_forbids_is_tried_once_and_reported_once(
+    limited: LocalUrls, caplog: pytest.LogCaptureFixture, request_: Any
+) -> None:
+    app = build_app(load_settings(broker={"url": limited.broker_url}))
+    began = monotonic()
+    for _ in range(3):
+        app.backend.store_result(str(uuid.uuid4()), {"text": "x"}, "SUCCESS", request=request_)
+    assert monotonic() - began < celery_parts.REFUSED_PAUSES[-1]
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert "does not allow" in caplog.text
+
+
+def test_worker_of_a_limited_user_answers_at_once_and_check_says_what_is_missing(
+    limited: LocalUrls, pictures: Path, tmp_path: Path
+) -> None:
+    env = environment(limited, DEFAULT_NAMESPACE, VISIONQ_WORKER__CONCURRENCY="2")
+    checked = visionq_worker(env, "check", "--quick")
+    assert checked.exit_code == 1
+    assert "celery-task-meta-*" in checked.stdout
+    log = tmp_path / "log"
+    with (
+        running_worker(env, log),
+        Client(limited.broker_url, store_address(limited)) as own,
+    ):
+        began = monotonic()
+        handles = [
+            own.ocr(pictures / "shelf_after.png", f"{number}?", max_new_tokens=1)
+            for number in range(6)
+        ]
+        assert all(handle.wait(60).state is State.SUCCESS for handle in handles)
+        assert monotonic() - began < sum(celery_parts.REFUSED_PAUSES)
+        wait_until(lambda: "control commands are not taken" in log.read_text(), seconds=10)
+    told = log.read_text()
+    assert "does not let this worker write celery-task-meta-*" in told
+    assert "control channel is away" not in told  # what is forbidden is not tried again
+
+
+def test_user_limited_to_a_namespace_of_its_own_needs_little_beside_it(
+    own_servers: LocalServers,
+) -> None:
+    names = Names("staging")
+    with redis.Redis.from_url(own_servers.urls.broker_url, decode_responses=True) as raw:
+        raw.acl_setuser(
+            "stage",
+            enabled=True,
+            nopass=True,
+            keys=["staging*"],
+            channels=["staging*"],
+            commands=["+@all"],
+        )
+        raw.auth("any", "stage")
+        found = forbidden_keys(raw, names, ["staging.callbacks"])
+    assert found.own == ()
+    assert found.beside == ("_kombu.binding.*", "*.reply.staging:celery.pidbox")
+
+
+def test_worker_that_may_not_write_its_namespace_does_not_start(limited: LocalUrls) -> None:
+    ended = subprocess.run(
+        [BIN / "visionq-worker", "run"],
+        env=environment(limited, "other"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=60,
+    )
+    assert ended.returncode == EXIT_START
+    assert b"this user may not write other:" in ended.stdout

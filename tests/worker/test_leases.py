@@ -6,8 +6,10 @@ Time is moved by hand: a claim's score in the index is what the sweep looks at.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator
+from time import time
 from typing import Any
 
 import pytest
@@ -19,7 +21,8 @@ from visionq import Lane
 from visionq.local import LocalServers, LocalUrls
 from visionq.names import Names
 from visionq.records import connect
-from visionq_worker.leases import Leases, Swept
+from visionq_worker import lease_scripts
+from visionq_worker.leases import Leases, Swept, claimed_at
 
 MakeLeases = Callable[..., Leases]
 MAX_ATTEMPTS = 3
@@ -354,16 +357,61 @@ def test_status_of_a_task_that_lost_its_worker_does_not_say_that_it_runs(
 
 @pytest.mark.parametrize(
     "text",
-    [b"not JSON", b"[1, 2]", b'{"headers": 3, "properties": {"delivery_tag": "a"}}', b"\xff\xfe"],
+    [
+        '{"headers": 3, "body": "", "properties": {"delivery_tag": "a"}}',
+        '{"headers": {"id": "x"}}',
+        "{not JSON}",
+        '{"a": "\\ud800"}',
+    ],
 )
-def test_message_without_id_or_tag_is_put_aside_and_the_next_one_taken(
-    desk: Desk, text: bytes
-) -> None:
+def test_what_is_no_message_is_claimed_under_a_name_of_ours(desk: Desk, text: str) -> None:
+    """The worker says what is wrong with it."""
+    desk.push(text)
+    taken, claim = desk.must_claim()
+    assert taken == text
+    assert re.fullmatch(r"(unread|untagged|a)#\d+\.\d+", claim)
+    assert claimed_at(claim) == pytest.approx(time(), abs=60)
+    desk.leases.put_aside(claim, "it cannot be read")
+    assert desk.is_clean()
+    assert desk.raw.hvals(desk.names.dead_messages()) == [text]
+
+
+@pytest.mark.parametrize("tag", ["x" * 101, "a#b", "a\nb", "\u00e9", ""])
+def test_no_claim_is_named_by_a_senders_text(desk: Desk, tag: str) -> None:
+    desk.push(message(tag=tag or None))
+    _, claim = desk.must_claim()
+    assert re.fullmatch(r"[\w.-]{1,100}#\d+\.\d+", claim, re.ASCII)
+    desk.leases.ack(claim)
+    assert desk.is_clean()
+
+
+@pytest.mark.parametrize("text", [b"not JSON", b"[1, 2]", b'[{"a": 1}]', b"{}", b"\xff\xfe", b""])
+def test_what_is_no_object_is_put_aside_and_the_next_one_taken(desk: Desk, text: bytes) -> None:
     good = message()
     desk.push(text)
     desk.push(good)
     assert desk.must_claim()[0] == good
     assert desk.raw.hlen(desk.names.dead()) == 1
+
+
+def test_message_of_too_many_bytes_is_put_aside_and_the_next_one_taken(desk: Desk) -> None:
+    good = message()
+    desk.push(b" " * (lease_scripts.MAX_ELEMENT_BYTES + 1))
+    desk.push(good)
+    assert desk.must_claim()[0] == good
+    assert desk.raw.hlen(desk.names.dead()) == 1
+    desk.raw.delete(desk.names.dead_messages())
+
+
+def test_letter_is_found_by_its_tasks_id_and_overwrites_none(desk: Desk) -> None:
+    task_id = str(uuid.uuid4())
+    for reason in ("first", "second"):
+        desk.push(message(task_id))
+        _, claim = desk.must_claim()
+        desk.leases.put_aside(claim, reason, task_id)
+    entries = [json.loads(str(entry)) for entry in desk.raw.hvals(desk.names.dead())]
+    assert {entry["reason"] for entry in entries} == {"first", "second"}
+    assert [entry["reason"] for entry in entries if entry["id"] == task_id] == ["first"]
 
 
 def test_id_that_is_no_uuid_gets_no_record(desk: Desk) -> None:

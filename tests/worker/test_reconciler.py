@@ -5,6 +5,7 @@ Time is moved by hand: a task's score in `open` says when it is looked at.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from time import time
@@ -211,6 +212,26 @@ def test_pauses_double_up_to_the_longest(office: Office) -> None:
         assert isinstance(due, str)
         pauses.append(float(due) - time())
     assert pauses == pytest.approx([100, 200, 300, 300], abs=5)
+
+
+def test_foreign_task_is_sent_again_with_what_its_message_said(office: Office) -> None:
+    """Its callbacks and its place in a chain, too."""
+    task = office.task(is_submitted=False)
+    step = {"task": "their.task", "options": {"queue": "theirs"}}
+    said = {"callbacks": [step], "chain": [step], "group": "g", "group_index": 0, "root_id": "r"}
+    office.bench.records.keep_options(task.id, json.dumps(said))
+    office.start(task)
+    office.look()
+    (text,) = office.raw.lrange(office.names.queue(Lane.INTERACTIVE), 0, -1)
+    sent = json.loads(text)
+    _, _, embedded = json.loads(base64.b64decode(sent["body"]))
+    assert (embedded["callbacks"], embedded["chain"]) == ([step], [step])
+    assert {name: sent["headers"][name] for name in ("id", "group", "group_index", "root_id")} == {
+        "id": task.id,
+        "group": "g",
+        "group_index": 0,
+        "root_id": "r",
+    }
 
 
 def test_task_that_was_put_aside_fails_with_a_result(office: Office) -> None:

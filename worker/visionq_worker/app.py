@@ -11,27 +11,32 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, bootsteps, signals
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, TaskRevokedError
+from celery.states import REVOKED
 from celery.worker import state as worker_state
 from kombu import Queue
 
 from visionq.broker import tls_conf
-from visionq.contract import Lane, Result, State, is_task_id, read_task
+from visionq.contract import FailureCode, Lane, Result, State, is_task_id, read_task
+from visionq.contract import Task as ImageTask
 from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names, result_key
 from visionq.settings import Settings, load_settings
-from visionq_worker.celery_parts import Backend, Consumer, Pool
+from visionq_worker.celery_parts import Backend, Consumer, Pool, celery_options
 from visionq_worker.cpu import set_up_cpu
-from visionq_worker.errors import Postponed, StartError
+from visionq_worker.errors import Postponed, StartError, TaskError
+from visionq_worker.executor import STUB_KIND
 from visionq_worker.inspection import answers_of
+from visionq_worker.leases import claimed_at
 from visionq_worker.loading import load_engine
 from visionq_worker.service import Service
-from visionq_worker.transport import LaneOrder, check_kombu
+from visionq_worker.transport import PLAIN_JSON, LaneOrder, check_kombu, register_plain_json
 
 if TYPE_CHECKING:
     from visionq_worker.engine.request import Engine
@@ -98,6 +103,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     check_kombu()
     if not set_up_cpu(settings.engine.cpu_threads, settings.engine.cpu_wait):
         log.debug("torch was imported before: engine.cpu_threads and engine.cpu_wait do nothing")
+    register_plain_json()
     names = Names(settings.broker.namespace)
     url = settings.broker.url.get_secret_value()
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
@@ -119,6 +125,8 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
             "waker": service.waker,
             "gate": service.may_claim,
             "pulse": service.pulse,
+            "canvas_queues": frozenset(settings.worker.canvas_queues),
+            "default_queue": names.queue(Lane.INTERACTIVE),
             "socket_timeout": 5,
             "socket_connect_timeout": settings.broker.timeout_seconds,
             "socket_keepalive": True,
@@ -130,6 +138,8 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
         bind=True,
         name=TASK_NAME,
         throws=(TaskFailed, TaskExpired),
+        # A canvas may lead back to this task; what it is called with is checked when it comes.
+        typing=False,
         # Celery logs what a task returns; the model's text is not for logs.
         resultrepr_maxsize=1,
     )(run)
@@ -153,39 +163,118 @@ def leave_broken(seconds: float) -> None:
     leaving.start()
 
 
-def run(self: Task, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The Celery task: one visionq Task as its keyword argument `task`."""
+def run(
+    self: Task,
+    *,
+    task: object = None,
+    deadline: float | None = None,
+    delay_seconds: float = 0.0,
+    lane: str | None = None,
+    refusal: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The Celery task, with what the transport has read of its message (`build_message`).
+
+    `deadline`: seconds since the epoch, where the message has such an option. `delay_seconds`:
+    until the task may start. `lane`: where it waits then, if it does not say so itself. `refusal`:
+    why the message is not run.
+    """
     service: Service = self.app.visionq_service
     task_id = str(self.request.id)
-    if not is_task_id(task_id):
-        raise TaskFailed(f"task id {task_id[:80]!r} is not a lower-case UUID", "invalid_task")
-    data = kwargs["task"] if set(kwargs) == {"task"} and not args else None
+    if refusal is not None:
+        return _refuse(self, task_id, **refusal)
+    canvas = celery_options(self.request)
     try:
         with service.throughput.task():
-            result = _execute(service, task_id, data)
+            if delay_seconds and isinstance(task, dict) and lane in tuple(Lane):
+                task = {"lane": lane, **task}
+            result = _execute(self, task, deadline, delay_seconds, canvas)
     except Postponed as error:
-        if error.is_strike:
-            service.leases.strike(self.request.properties["delivery_tag"], str(error))
-        if error.is_noted or error.is_strike:
-            raise Ignore from error
-        sleep(service.settings.worker.retry_seconds)
-        raise Reject(str(error), requeue=True) from error
+        raise _back(self, error) from error
     return _tell_celery(self, task_id, result)
 
 
-def _execute(service: Service, task_id: str, data: object) -> Result | State:
+def _back(self: Task, error: Postponed) -> Ignore | Reject:
+    """What to raise for a task that is to be started again later."""
+    service: Service = self.app.visionq_service
+    if error.is_strike:
+        service.leases.strike(self.request.properties["delivery_tag"], str(error))
+    if error.is_noted or error.is_strike:
+        return Ignore()
+    sleep(service.settings.worker.retry_seconds)
+    return Reject(str(error), requeue=True)
+
+
+def _execute(
+    self: Task, data: object, deadline: float | None, delay_seconds: float, canvas: str | None
+) -> Result | State:
+    """Answer the task, or leave it to its record until it may start: then raises `Ignore`."""
+    service: Service = self.app.visionq_service
+    executor, task_id = service.executor, str(self.request.id)
     try:
-        task = read_task(data, task_id=task_id)
+        task = _read(task_id, data, deadline)
     except InvalidTask as error:
-        return service.executor.refuse(task_id, error)
-    return service.executor.execute(task)
+        return executor.refuse(task_id, error)
+    if not delay_seconds:
+        if canvas is not None:
+            executor.keep_options(task_id, canvas)
+        return executor.execute(task)
+    start_at = claimed_at(self.request.properties["delivery_tag"]) + delay_seconds
+    if task.deadline is not None and task.deadline <= start_at:
+        message = "the deadline comes before the time of its start"
+        return executor.end(task, TaskError(FailureCode.EXPIRED, message))
+    # Kept in any case: whoever sent it knows of no record, and is to be told by Celery's result.
+    executor.keep_options(task_id, canvas or "{}")
+    executor.delay(task, delay_seconds)
+    raise Ignore
+
+
+def _read(task_id: str, data: object, deadline: float | None) -> ImageTask:
+    task = read_task(data, task_id=task_id)
+    if deadline is None or (task.deadline is not None and task.deadline <= deadline):
+        return task
+    return replace(task, deadline=deadline)
+
+
+def _refuse(self: Task, task_id: str, *, code: str, reason: str, is_letter: bool) -> dict[str, Any]:
+    """End a message that cannot be run, so that whoever waits for it is told.
+
+    A task that the same id has a record of is not this message's to end: it is sent again from the
+    record, if need be.
+    """
+    service: Service = self.app.visionq_service
+    log.error("the message of task %s is refused: %s", task_id, reason)
+    claim = self.request.properties["delivery_tag"]
+    try:
+        # Only such an id can have a record.
+        state = service.executor.other_state(task_id) if is_task_id(task_id) else State.UNKNOWN
+        if state is not State.UNKNOWN and (is_letter or not state.is_final):
+            service.leases.put_aside(claim, reason, task_id)
+            raise Ignore
+        if is_letter:
+            self.backend.mark_as_failure(task_id, TaskFailed(reason, code), request=self.request)
+            service.leases.put_aside(claim, reason, task_id)
+            raise Ignore
+        error = TaskError(FailureCode(code), reason)
+        stub = ImageTask(id=task_id, kind=STUB_KIND, images=())
+        result = state if state.is_final else service.executor.end(stub, error)
+    except Postponed as error:
+        raise _back(self, error) from error
+    return _tell_celery(self, task_id, result)
 
 
 def _tell_celery(self: Task, task_id: str, outcome: Result | State) -> dict[str, Any]:
     """End the Celery task so that `AsyncResult(id)` says the same as the record."""
     state = outcome if isinstance(outcome, State) else outcome.state
     if state is State.REVOKED:
-        self.backend.mark_as_revoked(task_id, "cancelled", request=self.request)
+        # `mark_as_revoked` would leave those waiting who wait for the end of a chain.
+        self.backend.mark_as_failure(
+            task_id,
+            TaskRevokedError("cancelled"),
+            request=self.request,
+            store_result=not self.request.ignore_result,
+            call_errbacks=False,
+            state=REVOKED,
+        )
         raise Ignore
     if not isinstance(outcome, Result):
         # A second delivery of a task that is done; the first may have ended before it told Celery.
@@ -209,7 +298,7 @@ def _conf(settings: Settings) -> dict[str, Any]:
     return {
         "task_serializer": "json",
         "result_serializer": "json",
-        "accept_content": ["json"],
+        "accept_content": ["json", PLAIN_JSON],
         "result_expires": settings.broker.record_ttl_seconds,
         # Celery's own results; its default is two minutes, in which a silent connection would keep
         # the task's thread, and its lease.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,6 +17,8 @@ from celery.states import SUCCESS
 from celery.worker.consumer import Consumer as CeleryConsumer
 from redis import RedisError
 
+from visionq_worker.permissions import is_for_good
+
 if TYPE_CHECKING:
     from visionq_worker.leases import Leases
 
@@ -25,6 +28,24 @@ RECONNECT_PAUSES = {"interval_start": 0.5, "interval_step": 0.5, "interval_max":
 """Seconds between tries to connect to a Redis that is away, in kombu's words."""
 REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 """Seconds between tries to store Celery's result in a Redis that refuses it."""
+
+
+SENT_ON = ("root_id", "parent_id", "group", "group_index", "ignore_result")
+CANVAS = ("callbacks", "errbacks", "chain", "chord")
+
+
+def celery_options(request: Any) -> str | None:
+    """What a message says besides its task, as JSON, when it has a canvas; None when it has none.
+
+    A task that is sent again from its record has to be sent with these.
+    """
+    canvas = {name: getattr(request, name) for name in CANVAS if getattr(request, name)}
+    if not canvas:
+        return None
+    for name in SENT_ON:
+        if getattr(request, name) is not None:
+            canvas[name] = getattr(request, name)
+    return json.dumps(canvas)
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
@@ -51,10 +72,12 @@ class Backend(RedisBackend):  # type: ignore[misc]
 
     Celery looks whether a success is stored already, lest a late attempt overwrites it. Here no
     late attempt gets so far, its fence being stale. And where Redis refuses the success, Celery
-    would store a failure; here it is asked again for `sum(REFUSED_PAUSES)` seconds, and then gone
-    without: the task's record and its result object say what became of it. An answer's message is
-    settled in the same step, which spares a round trip.
+    would store a failure; here it is asked again for `sum(REFUSED_PAUSES)` seconds, unless its
+    access rules forbid it, and then gone without: the task's record and its result object say what
+    became of it. An answer's message is settled in the same step, which spares a round trip.
     """
+
+    _is_said = False
 
     def _store_result(
         self,
@@ -75,6 +98,9 @@ class Backend(RedisBackend):  # type: ignore[misc]
             try:
                 self._write(key, value, state, claim)
             except RedisError as error:
+                if is_for_good(error):
+                    self._say_once(key, error)
+                    break
                 log.warning("Celery's result of task %s is not stored yet: %s", task_id, error)
                 sleep(pause)
             else:
@@ -82,6 +108,12 @@ class Backend(RedisBackend):  # type: ignore[misc]
         else:
             log.error("Celery's result of task %s is not stored: it will stay PENDING", task_id)
         return result
+
+    def _say_once(self, key: str, error: RedisError) -> None:
+        """It is so for all tasks."""
+        if not self._is_said:
+            log.error("Redis does not allow to store Celery's results, as %s: %s", key, error)
+        self._is_said = True
 
     def _write(self, key: str, value: str, state: str, claim: str | None) -> None:
         if claim is None:

@@ -11,7 +11,7 @@ from visionq.settings import Settings
 from visionq_worker.errors import StartError
 from visionq_worker.loading import choose
 from visionq_worker.model.errors import ModelError
-from visionq_worker.service import open_records, open_store
+from visionq_worker.service import open_records, open_store, require_own_keys
 
 PROBE_FOLDER = "probes"
 
@@ -43,6 +43,11 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
 
 def _check_broker(settings: Settings) -> str:
     open_records(settings).close()
+    if forbidden := require_own_keys(settings):
+        raise StartError(
+            f"this user may not write {', '.join(forbidden)}, where Celery's results and bindings"
+            " lie: senders' AsyncResult stays PENDING"
+        )
     return f"answers; namespace {settings.broker.namespace}"
 
 

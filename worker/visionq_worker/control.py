@@ -23,6 +23,7 @@ from visionq.contract import is_task_id
 from visionq.errors import BrokerUnavailable
 from visionq.names import Names
 from visionq_worker.control_messages import BadCommand, Command, read_command, write_reply
+from visionq_worker.permissions import is_for_good
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ PING_SECONDS = 10.0
 """After such a silence the connection is asked whether it lives, and after two it is replaced."""
 PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
-"""Between tries to subscribe; a user of Redis who may not do so is told that again and again."""
+"""Between tries to subscribe."""
 REPLY_TTL_SECONDS = 60
 """Of a reply that nobody fetches."""
 MAX_IDS = 1000
@@ -86,6 +87,9 @@ class ControlChannel:
                     self._listen(subscription)
             except (RedisError, OSError) as error:
                 if self._stopping.is_set():
+                    return
+                if is_for_good(error):
+                    log.error("Celery's control commands are not taken: %s", error)
                     return
                 if monotonic() - began > LONGEST_PAUSE_SECONDS:
                     pause = PAUSE_SECONDS

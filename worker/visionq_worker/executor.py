@@ -45,6 +45,9 @@ from visionq_worker.verdict import is_better, is_worth_another_try, judge, with_
 
 log = logging.getLogger(__name__)
 
+STUB_KIND = "invalid"
+"""Of a task that nobody could read, so that its failure has a record and a result."""
+
 
 class Executor:
     """Runs tasks. One instance serves all threads of a worker; it keeps no state of a task."""
@@ -110,7 +113,7 @@ class Executor:
 
     def refuse(self, task_id: str, error: InvalidTask) -> Result | State:
         """Commit the failure of a message that carries no readable task."""
-        stub = Task(id=task_id, kind="invalid", images=())
+        stub = Task(id=task_id, kind=STUB_KIND, images=())
         return self.end(stub, TaskError(FailureCode(error.code), str(error)))
 
     def end(self, task: Task, error: TaskError) -> Result | State:
@@ -125,6 +128,39 @@ class Executor:
             return self._commits.commit(run, failure(run, self._maker, error))
         except TakenOver:
             return self._give_way(run)
+
+    def keep_options(self, task_id: str, options: str) -> None:
+        """Note what its message says besides the task, for when it is sent again.
+
+        Raises `Postponed`.
+        """
+        try:
+            self._records.keep_options(task_id, options)
+        except BrokerUnavailable as error:
+            raise Postponed(str(error)) from error
+
+    def delay(self, task: Task, seconds: float) -> None:
+        """Leave the task to its record until it may start. One that is there already counts.
+
+        Raises `Postponed`.
+        """
+        try:
+            self._records.create(task, delay_seconds=seconds)
+            self._records.cancel_remembered(task.id)
+        except BrokerUnavailable as error:
+            raise Postponed(str(error)) from error
+
+    def other_state(self, task_id: str) -> State:
+        """The state of the task that has this id; UNKNOWN without one, and for a failed stub.
+
+        Raises `Postponed`.
+        """
+        try:
+            status = self._records.status(task_id)
+        except BrokerUnavailable as error:
+            raise Postponed(str(error)) from error
+        is_begun_stub = status.kind == STUB_KIND and not status.state.is_final
+        return State.UNKNOWN if is_begun_stub else status.state
 
     def write_revoked(self, task: Task, now: float) -> None:
         """Store the result of a task that was cancelled before it was started."""

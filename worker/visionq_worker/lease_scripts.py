@@ -22,6 +22,10 @@ nothing else in hand. So the innocent are soon cleared, and the guilty is alone.
 from __future__ import annotations
 
 SUSPECT_STRIKES = 2
+MAX_ELEMENT_BYTES = 16 * 1024 * 1024
+"""Of what is read at all, by Redis and by a worker; the limit of a task is far below."""
+UNREAD = "unread"
+"""Begins the claim of a message that is no JSON object to Redis: its task's id is not known."""
 
 _HEAD = (
     f"local SUSPECT = {SUSPECT_STRIKES}\n"
@@ -59,9 +63,11 @@ local function put_aside(id, reason, queue, message)
   for _, key in ipairs({DEAD, DEAD_MESSAGES, DEAD_INDEX}) do redis.call('EXPIRE', key, DEAD_TTL) end
 end
 
--- Only such an id can have a record.
+-- Only such an id, a UUID in lower case, can have a record.
 local function is_task_id(id)
-  return #id == 36 and string.match(id, '^%x+%-%x+%-%x+%-%x+%-%x+$') ~= nil
+  if #id ~= 36 or string.find(id, '[^0-9a-f-]') then return false end
+  local a, b, c, d, e = string.match(id, '^(%x+)%-(%x+)%-(%x+)%-(%x+)%-(%x+)$')
+  return a ~= nil and #a == 8 and #b == 4 and #c == 4 and #d == 4 and #e == 12
 end
 
 -- The message, its queue and its task; nothing when somebody else has settled the claim.
@@ -113,21 +119,32 @@ end
 )
 
 # More ARGV: owner, how many messages it has in hand, seconds of a lease.
-# Returns queue, message and claim of the first message that can be run, and whether it is a
-# suspect's; or false.
+# Returns queue, message and claim of the first message that looks like a JSON object with an id,
+# and whether it is a suspect's; or false. Whether it can be run is for the worker to find out. Here
+# it is read for an id that a record may have, and for a name for the claim: neither unchecked.
 # A message whose task another claim holds is a copy, and goes: the holder's own message is the one
 # that comes back should the holder die.
 CLAIM = (
     _HEAD
+    + f"local MOST_BYTES, UNREAD = {MAX_ELEMENT_BYTES}, '{UNREAD}'\n"
     + """
 local function read(message)
+  if #message > MOST_BYTES then return nil, 'it is larger than ' .. MOST_BYTES .. ' bytes' end
   local is_json, m = pcall(cjson.decode, message)
-  if not is_json or type(m) ~= 'table' then return nil, 'it is not a JSON object' end
-  local headers, properties = m.headers, m.properties
-  local id = type(headers) == 'table' and headers.id
-  local tag = type(properties) == 'table' and properties.delivery_tag
-  if type(id) ~= 'string' or id == '' then return nil, 'it has no task id' end
-  if type(tag) ~= 'string' then return nil, 'it has no delivery tag' end
+  is_json = is_json and type(m) == 'table'
+  -- Half a surrogate pair is refused here, and not by Python, which may find an id to answer to.
+  if not string.find(message, is_json and '^%s*{' or '^%s*{.*}%s*$') then
+    return nil, 'it is not a JSON object'
+  end
+  if not is_json then return '', UNREAD, '', '' end
+  local headers = type(m.headers) == 'table' and m.headers or {}
+  local properties = type(m.properties) == 'table' and m.properties or {}
+  local id, tag = headers.id, properties.delivery_tag
+  -- Celery's older messages have it in their body.
+  if type(id) ~= 'string' and type(m.body) ~= 'string' then return nil, 'it has no task id' end
+  if type(id) ~= 'string' or not is_task_id(id) then id = '' end
+  if type(tag) ~= 'string' then tag = 'untagged' end
+  if #tag > 100 or string.find(tag, '[^%w._-]') then tag = redis.sha1hex(tag) end
   local info = type(properties.delivery_info) == 'table' and properties.delivery_info or {}
   local exchange = type(info.exchange) == 'string' and info.exchange or ''
   local routing_key = type(info.routing_key) == 'string' and info.routing_key or ''
@@ -242,12 +259,14 @@ end
 """
 )
 
-# More ARGV: claim, reason. The message cannot be run.
+# More ARGV: claim, reason, the task's id or ''. The message cannot be run. A letter that is there
+# already under this id is another message's, and stays.
 PUT_ASIDE = (
     _HEAD
     + """
 local message, queue = let_go(ARGV[5])
-if message then put_aside(nil, ARGV[6], queue, message) end
+local id = is_task_id(ARGV[7]) and redis.call('HEXISTS', DEAD, ARGV[7]) == 0 and ARGV[7] or nil
+if message then put_aside(id, ARGV[6], queue, message) end
 """
 )
 

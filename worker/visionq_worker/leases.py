@@ -31,6 +31,11 @@ MAX_SWEPT = 500
 """Claims looked at in one script: Redis does nothing else meanwhile."""
 
 
+def claimed_at(claim: str) -> float:
+    """When the claim was made, in seconds since the epoch by the clock of Redis."""
+    return float(claim.rpartition("#")[2])
+
+
 @dataclass(frozen=True, slots=True)
 class Swept:
     """What a sweep has found: messages given back, and the ids of tasks put aside."""
@@ -151,9 +156,9 @@ class Leases:
         words = (self._max_attempts, told + reason[:300])
         self._say(claim, partial(self._run, self._strike, claim, *words))
 
-    def put_aside(self, claim: str, reason: str) -> None:
-        """The message cannot be run by anybody."""
-        self._say(claim, partial(self._run, self._put_aside, claim, reason[:500]))
+    def put_aside(self, claim: str, reason: str, task_id: str = "") -> None:
+        """The message cannot be run by anybody. With a task's id, the letter is found by it."""
+        self._say(claim, partial(self._run, self._put_aside, claim, reason[:500], task_id))
 
     def retry(self) -> None:
         """Say again what was not heard."""

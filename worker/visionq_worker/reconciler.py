@@ -16,7 +16,7 @@ from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
 from visionq.objects import ObjectStore
 from visionq.records import Due, Records
 from visionq_worker.errors import Postponed, TaskError
-from visionq_worker.executor import Executor
+from visionq_worker.executor import STUB_KIND, Executor
 from visionq_worker.gate import StoreGate
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Reconciler:
             task = (
                 read_task(due.task, task_id=due.task_id)
                 if due.task
-                else Task(id=due.task_id, kind="invalid", images=())
+                else Task(id=due.task_id, kind=STUB_KIND, images=())
             )
         except InvalidTask as error:
             log.error("task %s has a record that cannot be read: %s", due.task_id, error)
@@ -104,7 +104,7 @@ class Reconciler:
 
     def _do(self, due: Due, task: Task) -> None:
         if due.verdict == "publish":
-            self._publisher.publish(task)
+            self._publisher.publish(task, due.celery)
         elif due.verdict == "expire":
             message = "the deadline passed before the task was started"
             self._executor.end(task, TaskError(FailureCode.EXPIRED, message))
@@ -115,3 +115,6 @@ class Reconciler:
             self._executor.end(task, TaskError(FailureCode.WORKER_LOST, message, retryable=True))
         else:
             self._executor.write_revoked(task, time())
+            if due.celery is not None:
+                # Cancelled before its time had come: the message tells those who wait by Celery.
+                self._publisher.publish(task, due.celery)

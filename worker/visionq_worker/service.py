@@ -17,7 +17,7 @@ from visionq.errors import BrokerUnavailable, SettingsError, StorageError
 from visionq.fleet import Fleets, WorkerReport
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import Records, connect
+from visionq.records import QueueLimits, Records, connect
 from visionq.settings import Settings
 from visionq_worker.control import ControlChannel, revoking
 from visionq_worker.cpu import num_cores
@@ -31,6 +31,7 @@ from visionq_worker.jpegs import FAST_DECODER, has_fast_decoder
 from visionq_worker.keeper import Keeper
 from visionq_worker.leases import Leases
 from visionq_worker.malloc import set_up_malloc
+from visionq_worker.permissions import forbidden_keys
 from visionq_worker.preparation import Preparation
 from visionq_worker.reconciler import Reconciler
 from visionq_worker.sources import Sources
@@ -182,6 +183,9 @@ class Service:
         set_up_pillow(settings.limits.image_formats)
         records = self._records = open_records(settings)
         undo.callback(records.close)
+        forbidden = require_own_keys(settings)
+        if forbidden:
+            log.warning("Redis does not let this worker write %s", ", ".join(forbidden))
         store = open_store(settings)
         undo.callback(store.close)
         engine = self._load()
@@ -300,13 +304,35 @@ def open_records(settings: Settings) -> Records:
     """The records, with a broker that answers. Raises `StartError`."""
     client = _connected(settings, settings.broker.timeout_seconds)
     records = Records(
-        client, Names(settings.broker.namespace), ttl_seconds=settings.broker.record_ttl_seconds
+        client,
+        Names(settings.broker.namespace),
+        ttl_seconds=settings.broker.record_ttl_seconds,
+        # What a worker has to write down is accepted already.
+        limits=QueueLimits(max_waiting=2**53),
     )
     try:
         records.ping()
     except BrokerUnavailable as exc:
         raise StartError(f"broker: {exc}") from exc
     return records
+
+
+def require_own_keys(settings: Settings) -> tuple[str, ...]:
+    """The patterns of keys beside the namespace that the worker may not write.
+
+    Raises `StartError` when it may not write all those of the namespace.
+    """
+    client = _connected(settings, settings.broker.timeout_seconds)
+    names = Names(settings.broker.namespace)
+    try:
+        forbidden = forbidden_keys(client, names, settings.worker.canvas_queues)
+    except BrokerUnavailable as exc:
+        raise StartError(f"broker: {exc}") from exc
+    finally:
+        client.close()
+    if forbidden.own:
+        raise StartError(f"broker: this user may not write {', '.join(forbidden.own)}")
+    return forbidden.beside
 
 
 def open_store(settings: Settings) -> ObjectStore:

@@ -3,20 +3,20 @@
 Stock kombu pops a message and notes it as taken by a second command; who dies in between has lost
 it. Here a message is taken by one script that leaves it leased (`leases`). Stock kombu requeues
 what a process still runs when its connection breaks, and may end the worker on the way; here a
-lease is the process's and outlives connections. And a list element that is no Celery message goes
-to the dead ones with its reason, where stock kombu lets it end the worker. Producers stay stock,
-and a stock worker can drain the same queues.
+lease is the process's and outlives connections. And of a list element nothing but what was read and
+checked (`incoming`) is handed on, where stock kombu lets a malformed one end the worker. Producers
+stay stock, and a stock worker can drain the same queues.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from base64 import b64decode
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from time import monotonic
 from typing import Any
 
+from kombu import serialization
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
@@ -25,21 +25,18 @@ from redis.exceptions import NoScriptError, ResponseError
 from visionq.contract import Lane
 from visionq.names import TASK_NAME
 from visionq_worker.health import Pulse
-from visionq_worker.leases import Leases
+from visionq_worker.incoming import Order, Refusal, Unreadable, read_element
+from visionq_worker.lease_scripts import UNREAD
+from visionq_worker.leases import Leases, claimed_at
 from visionq_worker.waker import Waker
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
 """Between looks at empty queues when nobody wakes the channel."""
-KEPT_HEADERS = ("lang", "task", "id", "root_id", "parent_id", "group", "origin")
-"""What Celery needs of a message's headers, all of them strings or null. The rest is dropped: a
-time limit or an ETA would be carried out, and badly, by a worker of threads."""
-EMBEDDED = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
-
-
-class BadMessage(ValueError):
-    """A list element that cannot be a task message; the text is the reason."""
+PLAIN_JSON = "application/x-visionq+json"
+"""Content type of the bodies that are handed on. Of `application/json` kombu would decode objects
+with `__type__` in them into dates and UUIDs, or fail at it."""
 
 
 class QoS(kombu_redis.QoS):
@@ -66,9 +63,10 @@ class QoS(kombu_redis.QoS):
 
 
 class Channel(kombu_redis.Channel):
-    """One channel to the queues. `leases`, `waker`, `gate` and `pulse` are transport options.
+    """One channel to the queues. What is declared here is given by transport options.
 
-    `gate`: says whether messages may be claimed now.
+    `gate`: says whether messages may be claimed now. `canvas_queues`: those that a message's canvas
+    may go to. `default_queue`: where it goes when it names none.
     """
 
     QoS = QoS
@@ -77,6 +75,8 @@ class Channel(kombu_redis.Channel):
     waker: Waker
     gate: Any
     pulse: Pulse
+    canvas_queues: Collection[str]
+    default_queue: str
     _sleeps_until = 0.0
     _commands: Any = None
     from_transport_options = (
@@ -85,6 +85,8 @@ class Channel(kombu_redis.Channel):
         "waker",
         "gate",
         "pulse",
+        "canvas_queues",
+        "default_queue",
     )
 
     def wake(self) -> None:
@@ -156,70 +158,93 @@ class Channel(kombu_redis.Channel):
             self._flush_brpop_reauth()
 
     def _deliver_checked(self, message: bytes, queue_name: str, claim: str) -> None:
-        try:
-            payload = self._checked(message)
-        except BadMessage as error:
-            log.error("a message in %s cannot be run: %s", queue_name, error)
-            self.leases.put_aside(claim, str(error))
+        """Hand a new message on, built from what was read of this one, or dead-letter it."""
+        found = read_element(
+            message,
+            now=claimed_at(claim),
+            canvas_queues=self.canvas_queues,
+            default_queue=self.default_queue,
+        )
+        if isinstance(found, Order) and claim.startswith(UNREAD):
+            # Redis does not know whose message it is: workers that it took down would not count.
+            reason = "half a surrogate pair in it, or it is nested too deeply"
+            found = Refusal(id=found.id, code="invalid_task", reason=reason)
+        if isinstance(found, Unreadable):
+            self._dead_letter(claim, queue_name, found.reason)
             return
-        # Celery settles what it knows by this tag: the claim, and not the message, which may be
-        # delivered again while this delivery still runs.
-        payload["properties"]["delivery_tag"] = claim
-        self.connection._deliver(payload, queue_name)  # noqa: SLF001  # kombu's own way in
-
-    def _checked(self, item: bytes) -> dict[str, Any]:
-        """The element as a message that Celery can unpack. Raises `BadMessage`."""
         try:
-            payload = json.loads(item)
-            headers, body = payload.get("headers") or {}, _usual_body(payload)
-            if body is None:
-                body = self.Message(payload, channel=self).decode()
-        except Exception as exc:  # any fault at all in foreign bytes
-            raise BadMessage(f"{type(exc).__name__}: {exc}") from exc
-        _check_body(body)
-        return {**payload, "headers": _checked_headers(headers)}
+            self.connection._deliver(build_message(found, queue_name, claim), queue_name)  # noqa: SLF001  # kombu's own way in
+        except (MemoryError, *self.connection_errors):
+            self.leases.give_back(claim)
+            raise
+        except Exception as error:
+            # kombu and Celery get nothing foreign. Whatever they fail at, it must not be the end
+            # of the worker: the next one would get the same message.
+            log.exception("a message in %s could not be handed on", queue_name)
+            virtual.QoS.ack(self.qos, claim)
+            reason = f"Celery failed at it: {type(error).__name__}: {error}"
+            self._dead_letter(claim, queue_name, reason, found.id)
+
+    def _dead_letter(self, claim: str, queue_name: str, reason: str, task_id: str = "") -> None:
+        log.error("a message in %s cannot be run: %s", queue_name, reason)
+        self.leases.put_aside(claim, reason, task_id)
 
 
-def _usual_body(payload: dict[str, Any]) -> Any:
-    """The body as it mostly comes; None for any other, and for one with values of kombu's own.
+def build_message(found: Order | Refusal, queue_name: str, claim: str) -> dict[str, Any]:
+    """A message of ours for kombu, from an order or a refusal; its body is for `app.run`.
 
-    Kombu decodes it once more for Celery. Doing so here, too, would cost as much as taking the
-    message from Redis.
+    Celery settles what it knows by the claim, and not by the sender's delivery tag: the message may
+    be delivered again while this delivery still runs.
     """
-    form = (payload.get("content-type"), payload.get("content-encoding"))
-    properties, headers = payload["properties"], payload["headers"]
-    is_usual = form == ("application/json", "utf-8") and not headers.get("compression")
-    if not is_usual or properties.get("body_encoding") != "base64":
-        return None
-    body = b64decode(payload["body"])
-    return None if b"__type__" in body else json.loads(body)
+    headers: dict[str, Any] = {
+        "lang": "py",
+        "task": TASK_NAME,
+        "id": found.id,
+        "root_id": None,
+        "parent_id": None,
+        "group": found.group,
+        "group_index": found.group_index,
+        "retries": 0,
+        "timelimit": [None, None],
+        "ignore_result": False,
+        "argsrepr": "()",
+        "kwargsrepr": "{}",
+    }
+    if isinstance(found, Order):
+        headers |= {
+            "root_id": found.root_id,
+            "parent_id": found.parent_id,
+            "ignore_result": found.ignores_result,
+        }
+        kwargs: dict[str, Any] = {"task": found.task}
+        if found.deadline is not None:
+            kwargs["deadline"] = found.deadline
+        if found.delay_seconds:
+            lane = queue_name.rpartition(".")[2]
+            kwargs |= {"delay_seconds": found.delay_seconds, "lane": lane}
+    else:
+        refusal = {"code": found.code, "reason": found.reason, "is_letter": found.is_letter}
+        kwargs = {"refusal": refusal}
+    return {
+        "body": json.dumps([[], kwargs, found.canvas.as_embedded()]),
+        "content-type": PLAIN_JSON,
+        "content-encoding": "utf-8",
+        "headers": headers,
+        "properties": {
+            "correlation_id": found.id,
+            "delivery_tag": claim,
+            "delivery_info": {"exchange": "", "routing_key": queue_name},
+            "delivery_mode": 2,
+            "priority": 0,
+        },
+    }
 
 
-def _checked_headers(headers: object) -> dict[str, Any]:
-    """Those that Celery needs. Raises `BadMessage`, also for a task that is not ours."""
-    if not isinstance(headers, dict):
-        raise BadMessage("the headers are no object")
-    kept = {name: headers.get(name) for name in KEPT_HEADERS}
-    wrong = [name for name, value in kept.items() if not isinstance(value, str | None)]
-    if wrong:
-        raise BadMessage(f"the headers {', '.join(wrong)} are no strings")
-    if kept["task"] != TASK_NAME or not kept["id"]:
-        raise BadMessage(f"the task is {str(kept['task'])[:80]!r}, not {TASK_NAME}, or has no id")
-    return {**kept, "retries": 0, "timelimit": [None, None], "ignore_result": False}
-
-
-def _check_body(body: object) -> None:
-    """Celery's task protocol 2: arguments, keyword arguments, embedded. Raises `BadMessage`."""
-    if not isinstance(body, list) or len(body) != 3:
-        raise BadMessage("the body is not [args, kwargs, embedded]")
-    args, kwargs, embedded = body
-    if not isinstance(args, list) or not isinstance(kwargs, dict):
-        raise BadMessage("the arguments are no list, or the keyword arguments no object")
-    if not isinstance(embedded, dict):
-        raise BadMessage("what is embedded is no object")
-    for name, kind in EMBEDDED.items():
-        if embedded.get(name) is not None and not isinstance(embedded[name], kind):
-            raise BadMessage(f"the embedded {name} is no {kind.__name__}")
+def register_plain_json() -> None:
+    """Make `PLAIN_JSON` known to kombu's registry, which is the process's."""
+    serialization.register(
+        "visionq-json", json.dumps, json.loads, PLAIN_JSON, content_encoding="utf-8"
+    )
 
 
 class LaneOrder:
