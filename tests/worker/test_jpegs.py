@@ -108,6 +108,18 @@ def test_damage_inside_is_image_truncated(
     assert caught.value.code is FailureCode.IMAGE_TRUNCATED
 
 
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "restart markers", "grey"])
+@pytest.mark.parametrize("marker", [0x04, 0xC4, 0xC8, 0xCE, 0xDA, 0xE5, 0xFE])
+def test_marker_that_stands_in_the_compressed_data_is_damage(kind: str, marker: int) -> None:
+    """Of a segment that is no part of the picture, or of one that contradicts it."""
+    begin, end = scan(WHOLE[kind])
+    for length in (2, 60, 0xFFFF):
+        stray = bytes([0xFF, marker, *length.to_bytes(2)])
+        half = (begin + end) // 2
+        content = WHOLE[kind][:half] + stray + WHOLE[kind][half:]
+        assert not jpegs.is_whole(content, SIZE)
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_restart_marker_out_of_order_is_damage(progressive: bool) -> None:
     content = jpeg(SCENE, restart_marker_blocks=20, progressive=progressive)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from visionq_worker.errors import StartError
@@ -23,18 +22,17 @@ FAST_DECODER = "simplejpeg"
 MAX_SEGMENTS = 10_000
 """Of a file that is read a second time. Those of cameras have some dozens."""
 
-_DAMAGE = re.compile("Corrupt JPEG data|Premature end|Inconsistent progression")
-"""Of libjpeg's warnings, those that concern the pixels."""
+_NOT_READ = re.compile("subsampling level|Unsupported color|size")
+"""Of the messages, those about a kind of JPEG that simplejpeg does not read, or not at an eighth,
+and Pillow may."""
 _GREY = "GRAY"
 _SMALLEST = 8
 """The least a JPEG can be reduced to is an eighth: all of its data is read, little computed."""
 
-_END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
-"""A marker that no compressed data can hold; a restart marker can."""
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_MARKER = re.compile(rb"\xff[\x01-\xfe]")
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
-_START, _END, _SCAN, _COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
+_START, _SCAN, _METADATA, _COMMENT = 0xD8, 0xDA, 0xE0, 0xFE
 _WHOLE_BLOCK = b"\x00\x3f\x00"
 """A scan's first and last coefficient, and that no bits of them come later."""
 
@@ -74,7 +72,7 @@ def is_whole(content: bytes, size: tuple[int, int]) -> bool:
         return True
     plain = _pixels_alone(content)
     warning = None if plain is None else _warning(plain, size)
-    return plain is not None and (warning is None or _DAMAGE.search(warning) is None)
+    return plain is not None and (warning is None or _NOT_READ.search(warning) is not None)
 
 
 def _warning(content: bytes, size: tuple[int, int]) -> str | None:
@@ -105,38 +103,27 @@ def _decoded(
 
 
 def _pixels_alone(content: bytes) -> bytes | None:
-    """The file without what is odd beside its compressed data; None where there is too much of it.
+    """The file without what is odd in its head; None where that has no end, or too many segments.
 
-    Left out: stray bytes between segments, comments and metadata, trailing bytes. A scan that
-    claims a range of coefficients in a sequential file, which has none, is corrected.
+    Left out: stray bytes between segments, comments and metadata. A first scan that claims a range
+    of coefficients in a sequential file, which has none, is corrected. What follows is left as it
+    is: there, stray bytes are compressed data that nobody has asked for.
     """
     parts = [bytes([0xFF, _START])]
     is_sequential = False
-    for number, (marker, segment) in enumerate(_segments(content)):
-        if number == MAX_SEGMENTS:
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(content, at)
+        if found is None:
             return None
-        if marker == _COMMENT or marker & 0xF0 == 0xE0:
-            continue
+        begin, marker = found.end() - 2, content[found.end() - 1]
+        at = begin + 2 + int.from_bytes(content[begin + 2 : begin + 4])
+        if marker == _SCAN:
+            end = at - len(_WHOLE_BLOCK) if is_sequential else at
+            parts += (content[begin:end], _WHOLE_BLOCK[: at - end], content[at:])
+            return b"".join(parts)
+        if marker != _COMMENT and marker & 0xF0 != _METADATA:
+            parts.append(content[begin:at])
         if marker in _FRAMES:
             is_sequential = marker in _SEQUENTIAL
-        parts.append(segment)
-        if marker == _SCAN and is_sequential:
-            length = int.from_bytes(segment[2:4])
-            parts[-1] = segment[: 2 + length - 3] + _WHOLE_BLOCK + segment[2 + length :]
-    return b"".join(parts)
-
-
-def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each marker with its segment, and a scan's with its compressed data, up to the end."""
-    at = 2
-    while match := _END_OF_SCAN.search(content, at):
-        begin, at = match.end() - 2, match.end()
-        marker = content[begin + 1]
-        if marker not in _WITHOUT_LENGTH and marker != _END:
-            at += int.from_bytes(content[at : at + 2])
-        if marker == _SCAN:
-            end = _END_OF_SCAN.search(content, at)
-            at = len(content) if end is None else end.start()
-        yield marker, content[begin:at]
-        if marker == _END:
-            return
+    return None
