@@ -223,8 +223,13 @@ def _message(new: New, task: Task, found: Found | None) -> Task | None:
         return None if new.delay_seconds else task
     if not found.needs_message:
         return None
-    # As that submit has it: lane, deadline and labels may be others.
-    return task if found.task is None else read_task(json.loads(found.task))
+    if found.task is None:
+        return task
+    try:
+        # As that submit has it: lane, deadline and labels may be others.
+        return read_task(json.loads(found.task))
+    except (ValueError, InvalidTask):  # of a newer client; workers notice that its message is lost
+        return None
 
 
 def _least_tokens(image: ImageArgument, num_crops: int) -> int | None:

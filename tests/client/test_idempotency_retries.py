@@ -113,6 +113,19 @@ def test_a_retry_whose_message_was_lost_is_made_good_by_the_next_submit(
     assert worker.messages("bulk") == []
 
 
+def test_a_lost_message_of_a_newer_client_s_task_is_left_to_the_workers(
+    client: Client, key: str, worker: HandWorker
+) -> None:
+    first = order(client, key)
+    worker.raw.delete(worker.names.queue("interactive"))
+    worker.raw.hdel(worker.names.record(first.id), "sent")
+    worker.raw.hset(worker.names.record(first.id), "task", '{"version": 2, "mood": "cheerful"}')
+    assert order(client, key).id == first.id
+    again = Submission("ocr", key, "Title?", {"idempotency_key": "order-17"})
+    assert [handle.id for handle in client.submit_many([again])] == [first.id]
+    assert worker.messages() == []
+
+
 def test_in_a_bulk_ended_tasks_are_followed_and_a_key_twice_is_one_task(
     client: Client, key: str, worker: HandWorker
 ) -> None:
