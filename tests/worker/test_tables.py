@@ -171,6 +171,7 @@ def is_rule(row: list[str]) -> bool:
 @example(table=[["a", "b"], ["x | y\n---|---\n1 | 2", "c"]], fence="{}")
 @example(table=[["a,\nb.", "c"], ["It is\nso. ", "d, e f g."]], fence="Here it is:\n{}")
 @example(table=[["a;b", "c"], ["1;2", "3"]], fence="{}")
+@example(table=[["- 1", ""], ["- 1", ""]], fence="{}")
 def test_csv_in_quotes_keeps_its_cells(table: Lines, fence: str) -> None:
     text = fence.format(written(table))
     if not is_rule(table[1]):
@@ -179,6 +180,22 @@ def test_csv_in_quotes_keeps_its_cells(table: Lines, fence: str) -> None:
         assert found == [[cell.strip() for cell in row] for row in table] or (
             found is None and is_ambiguous(table)
         )
+
+
+WORDS = ["Pen", "2020", "1,234", 'say "hi"', "a | b", "two\nlines", "", "-5", "Mr. Roe", "it is so"]
+
+
+@given(
+    table=st.integers(2, 4).flatmap(
+        lambda width: st.lists(
+            st.lists(st.sampled_from(WORDS), min_size=width, max_size=width), min_size=2, max_size=5
+        )
+    )
+)
+def test_plain_csv_keeps_its_cells(table: Lines) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table)
+    assert read_table(text.getvalue()) == table
 
 
 def is_ambiguous(table: Lines) -> bool:

@@ -222,6 +222,8 @@ def _ends(line: str) -> bool:
 
 def _is_prose(lines: list[str], rows: Lines, mark: str) -> bool:
     """Whether the rows are a paragraph's lines, or a list's, that happen to have as many commas."""
+    if lines[0].startswith('"'):
+        return False  # nothing but CSV begins with a whole cell in quotes
     if _is_a_list(rows):
         return True
     if not all(_is_loose(line, mark) for line in lines):
