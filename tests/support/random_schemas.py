@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, TypeAlias
 
-from visionq.schemas import FORMATS
+from visionq.formats import FORMATS
 
 Schema: TypeAlias = dict[str, Any]
 
