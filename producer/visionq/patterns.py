@@ -42,7 +42,7 @@ _DIGITS: Ranges = ((0x30, 0x39),)
 _WORD: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
 _SPACES: Ranges = ((0x09, 0x0A), (0x0C, 0x0D), (0x20, 0x20))
 _LINE_ENDS: Ranges = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
-_OPEN_END = re.compile(r"\{([0-9]+),\}")
+_LIMITS = re.compile(r"\{([0-9]+),([0-9]*)\}")
 _SHORTHANDS = {"d": _DIGITS, "w": _WORD, "s": _SPACES}
 _CONTROLS = {"n": 0x0A, "t": 0x09, "r": 0x0D, "f": 0x0C}
 _PLAIN = frozenset(" !\"#%',/:;<=>@_`~&")
@@ -74,7 +74,7 @@ class Pattern:
             return None
 
     def bounded(self, most: int) -> Pattern:
-        """With ends to what repeats without one, so that no text is longer than `most`.
+        """With lower ends to what repeats, so that no text is longer than `most`.
 
         Where that cannot be, the ends are as low as they can be.
         """
@@ -88,12 +88,16 @@ class Pattern:
 
     def _ended(self, most: int) -> Pattern | None:
         """Written out, signs that repeat stand for nothing else. None: too much would repeat."""
-        body = _OPEN_END.sub(lambda sign: f"{{{sign[1]},{max(most, int(sign[1]))}}}", self.body)
+        body = _LIMITS.sub(lambda limits: _lowered(limits, most), self.body)
         body = body.replace("*", f"{{0,{most}}}").replace("+", f"{{1,{most}}}")
         try:
             return written_pattern(f"^{body}$")
         except ValueError:
             return None
+
+    def num_open_ends(self) -> int:
+        """How many parts repeat without an end."""
+        return self.body.count("*") + self.body.count("+") + self.body.count(",}")
 
     def excludes(self, other: Pattern) -> bool:
         """Whether no text is known to match both; where that takes too long, it is not known."""
@@ -128,6 +132,11 @@ def written_pattern(pattern: str) -> Pattern:
     if not found.lengths:
         raise ValueError("matches no text that could be written")
     return Pattern(found.text, found.lengths, found.longest, found.node)
+
+
+def _lowered(limits: re.Match[str], most: int) -> str:
+    low, high = int(limits[1]), int(limits[2] or most)
+    return f"{{{low},{max(low, min(high, most))}}}"
 
 
 @dataclass(frozen=True, slots=True)

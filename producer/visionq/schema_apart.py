@@ -248,7 +248,10 @@ def _other_strings(strict: Strict, values: list[Any]) -> Strict:
     pattern = written_pattern(f"^{other_than(texts, None)}$")
     if not pattern.has_length(low, high):
         raise NotKnown
-    return patterned(pattern, low, high)
+    found = patterned(pattern, low, high)
+    if found is None:
+        raise NotKnown
+    return found
 
 
 def _may_have(strict: Strict, name: Any) -> bool:

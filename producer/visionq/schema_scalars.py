@@ -17,6 +17,8 @@ Strict: TypeAlias = dict[str, Any]
 MAX_STRING_CHARS = 4_000
 MAX_MET_CHARS = 64
 """Up to this length a pattern and a length are left to the grammar to bring together."""
+MAX_OPEN_CHARS = 1_000
+"""Of a pattern in which several parts repeat without an end: each may end in many places."""
 MAX_INTEGER = 2**53 - 1
 """The largest that every JSON reader takes for itself (RFC 8259, section 6)."""
 MAX_NUMBER = 10**15
@@ -66,25 +68,28 @@ def string(parts: list[Part]) -> Strict | None:
             place.refuse(keyword, why="two patterns or formats for one string are not carried out")
     if not pattern.has_length(low, high):
         part.refuse(key, why=f"matches nothing of {low} to {high} characters")
-    return patterned(pattern, low, high)
+    strict = patterned(pattern, low, high)
+    if strict is None:
+        part.refuse(key, why=f"minLength is {MAX_MET_CHARS} at most beside it")
+    return strict
 
 
-def patterned(pattern: Pattern, low: int, high: int) -> Strict:
-    """The strings of a pattern of those lengths.
+def patterned(pattern: Pattern, low: int, high: int) -> Strict | None:
+    """The strings of a pattern of those lengths; None where too much would be left out.
 
-    What a pattern leaves open is bounded in the pattern: the grammar's library does not find out
-    whether a long text is left where a pattern and a length meet.
+    Long texts are bounded in the pattern: where a pattern meets a length, the grammar's library
+    may not find out whether any text is left.
     """
+    if pattern.num_open_ends() > 1:
+        high = max(low, min(high, MAX_OPEN_CHARS))
+    if pattern.longest > high > MAX_MET_CHARS:
+        pattern = pattern.bounded(high)
     strict: Strict = {"type": "string", "pattern": f"^{pattern.body}$"}
     if pattern.longest > high:
-        if high > MAX_MET_CHARS:
-            bounded = pattern.bounded(high)
-            strict["pattern"] = f"^{bounded.body}$"
-            if bounded.longest > high:
-                strict["maxLength"] = high
-        else:
-            strict["maxLength"] = high
-    return {**strict, "minLength": low} if pattern.lengths & ((1 << low) - 1) else strict
+        strict["maxLength"] = high
+    if not pattern.lengths & ((1 << low) - 1):
+        return strict
+    return {**strict, "minLength": low} if low <= MAX_MET_CHARS else None
 
 
 def _patterns(parts: list[Part]) -> Iterable[tuple[Pattern, Part, str]]:
