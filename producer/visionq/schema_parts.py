@@ -64,6 +64,7 @@ class References:
         self._root = root
         draft = root.get("$schema")
         is_old = isinstance(draft, str) and ("draft-03" in draft or "draft-04" in draft)
+        self.is_draft_3 = isinstance(draft, str) and "draft-03" in draft
         self._id = "id" if is_old else "$id"
         self._bases: dict[str, str] = {}
         self._named: dict[str, str] = {}  # absolute URIs, without an empty fragment

@@ -59,7 +59,7 @@ _REFUSED = frozenset(
         "maxContains", "disallow",
     }
 )  # fmt: skip
-_TYPE_NAMES = (*TYPES, "integer", "any")
+TYPE_NAMES = (*TYPES, "integer")
 
 
 @dataclass(slots=True)
@@ -256,7 +256,7 @@ class Reading:
                 found.append(self.node(branch, spread.levels, depth))
                 continue
             one = self._spread(branch, spread.levels)
-            if one is not None and not _clash([*plain, *one.plain]):
+            if one is not None and self._types([*plain, *one.plain]) != []:
                 left = Spread(plain, rest, spread.excluded, spread.levels).and_(one)
                 found.append(self._resolved(left, [*whole, *branch], depth))
             else:
@@ -311,7 +311,7 @@ class Reading:
         return {"enum": kept} if kept else None
 
     def _typed(self, plain: list[Part], levels: int, depth: int) -> Strict | None:
-        names = _types(plain)
+        names = self._types(plain)
         if names is None:
             return self.anything(2)
         found = []
@@ -331,6 +331,32 @@ class Reading:
             if strict is not None:
                 found.append(strict)
         return joined(found)
+
+    def _types(self, plain: list[Part]) -> list[str] | None:
+        """The types that all parts allow; where none names any, those that keywords are about."""
+        allowed: list[str] | None = None
+        for part in plain:
+            if "type" not in part.schema:
+                continue
+            said = part.schema["type"]
+            names = said if isinstance(said, list) else [said]
+            if any(isinstance(name, dict) for name in names):
+                continue  # draft 3: a choice
+            known = (*TYPE_NAMES, "any") if self.references.is_draft_3 else TYPE_NAMES
+            if not names or not all(isinstance(name, str) and name in known for name in names):
+                part.refuse("type", why=f"must be of {', '.join(TYPE_NAMES)}")
+            if "any" not in names:
+                allowed = (
+                    _both(allowed, names) if allowed is not None else list(dict.fromkeys(names))
+                )
+        if allowed is not None:
+            return [name for name in allowed if not (name == "integer" and "number" in allowed)]
+        said_of = [
+            name
+            for name, keys in OF_TYPES.items()
+            if any(part.schema.keys() & keys for part in plain)
+        ]
+        return said_of or None
 
     def anything(self, levels: int) -> Strict:
         """Any value, of so many levels."""
@@ -360,39 +386,12 @@ def _identity(part: Part) -> object:
     return part.schema if isinstance(part.schema, bool) else id(part.schema)
 
 
-def _types(plain: list[Part]) -> list[str] | None:
-    """The types that all parts allow; where none names any, those whose keywords stand there."""
-    allowed: list[str] | None = None
-    for part in plain:
-        if "type" not in part.schema:
-            continue
-        said = part.schema["type"]
-        names = said if isinstance(said, list) else [said]
-        if any(isinstance(name, dict) for name in names):
-            continue  # draft 3: a choice
-        if not names or not all(isinstance(name, str) and name in _TYPE_NAMES for name in names):
-            part.refuse("type", why=f"must be of {', '.join(_TYPE_NAMES[:-1])}")
-        if "any" not in names:
-            allowed = _both(allowed, names) if allowed is not None else list(dict.fromkeys(names))
-    if allowed is not None:
-        return [name for name in allowed if not (name == "integer" and "number" in allowed)]
-    said_of = [
-        name for name, keys in OF_TYPES.items() if any(part.schema.keys() & keys for part in plain)
-    ]
-    return said_of or None
-
-
 def _both(some: list[str], others: list[str]) -> list[str]:
     """The types of both; whole numbers are numbers."""
     found = [name for name in some if name in others or (name == "integer" and "number" in others)]
     if "number" in some and "integer" in others and "integer" not in found:
         found.append("integer")
     return found
-
-
-def _clash(plain: list[Part]) -> bool:
-    """Whether it shows at once that nothing fits: no type is left."""
-    return _types(plain) == []
 
 
 def _writable(part: Part, steps: tuple[object, ...], value: Any) -> None:

@@ -126,7 +126,7 @@ def object_(
         keys = f"^{any_key(1, MAX_MAP_KEY_CHARS)}$"
         return _closed({}, set(), {keys: anything}, maxProperties=MAX_ANY_ITEMS)
     names = _names(parts)
-    required = _required(parts, names)
+    required = _required(parts, names, is_draft_3=reading.references.is_draft_3)
     properties: dict[str, Strict] = {}
     for name in names:
         strict = reading.node(_of_property(reading, parts, name), levels, depth + 1)
@@ -169,20 +169,22 @@ def _names(parts: list[Part]) -> dict[str, None]:
     return names
 
 
-def _required(parts: list[Part], names: dict[str, None]) -> set[str]:
+def _required(parts: list[Part], names: dict[str, None], *, is_draft_3: bool) -> set[str]:
     """The names that must be there; those without a schema are added to the names."""
     found: set[str] = set()
     for part in parts:
         said = part.schema.get("required", [])
-        if not isinstance(said, list | bool):
+        if is_draft_3 and isinstance(said, bool):
+            said = []  # of the object that this one is a property of
+        if not isinstance(said, list):
             part.refuse("required", why="must be a list of names")
-        for number, name in enumerate(said if isinstance(said, list) else []):
+        for number, name in enumerate(said):
             if not isinstance(name, str) or not is_writable(name):
                 part.refuse("required", number, why="must be a name of characters that are written")
             found.add(name)
             names[name] = None
         for name, one in part.schema.get("properties", {}).items():
-            if isinstance(one, dict) and one.get("required") is True:  # as in draft 3
+            if is_draft_3 and isinstance(one, dict) and one.get("required") is True:
                 found.add(name)
     return found
 

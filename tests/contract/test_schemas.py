@@ -228,6 +228,14 @@ STRICT: dict[str, tuple[Any, Any]] = {
         {"properties": {"a": NULL, "b": NULL}, "dependencies": {"a": ["b"]}},
         {"anyOf": [closed("ab", a=NULL, b=NULL), closed(b=NULL)]},
     ),
+    "draft 3": (
+        {
+            "$schema": "http://json-schema.org/draft-03/schema#",
+            "properties": {"a": {"type": "null", "required": True}},
+            "extends": {"properties": {"a": {"type": "any"}}},
+        },
+        closed("a", a=NULL),
+    ),
     "recursion, as deep as it goes": (
         {"type": "array", "items": {"$ref": "#"}, "maxItems": 1},
         {
@@ -317,6 +325,8 @@ REFUSED: list[tuple[Any, str]] = [
     ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "/oneOf"),
     ({"oneOf": [{"type": "string"}, {"type": "string", "format": "date"}]}, "/oneOf"),
     ({"type": "string", "not": {"format": "date"}}, "/not"),
+    ({"type": "any"}, "/type"),
+    ({"properties": {"a": {"required": True}}}, "/properties/a/required"),
     ({"$ref": "#"}, "/$ref"),
     ({"$ref": "https://example.org/schema"}, "/$ref"),
     ({"$ref": 5}, "/$ref"),
