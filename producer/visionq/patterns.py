@@ -23,6 +23,8 @@ MAX_REPEATS = 4_000
 """Of a quantifier, and of quantifiers within each other taken together."""
 MAX_NESTED = 20
 """Groups within each other."""
+MAX_WORK = 20_000
+"""Steps to find the lengths of the texts that match, each of some microseconds."""
 MAX_LENGTH = 4_000
 """Lengths of texts are followed up to here."""
 
@@ -158,6 +160,7 @@ class _Reader:
         self._pattern = pattern
         self._position = 0
         self._nested = 0
+        self._work = _Work()
 
     def whole(self) -> _Piece:
         found = self._branches(is_edge=True)
@@ -204,7 +207,7 @@ class _Reader:
             pieces.insert(0, _FREE)
         if is_edge and not has_end:
             pieces.append(_FREE)
-        return _sequence(pieces)
+        return _sequence(pieces, self._work)
 
     def _group(self, *, is_edge: bool) -> _Piece:
         self._open()
@@ -242,7 +245,7 @@ class _Reader:
         if self._peek() == "+":
             raise ValueError("possessive quantifiers are not carried out")
         low, high = limits
-        return _repeated(atom, low, high)
+        return _repeated(atom, low, high, self._work)
 
     def _limits(self) -> tuple[int, int | None] | None:
         sign = self._peek()
@@ -366,11 +369,11 @@ class _Reader:
         return found
 
 
-def _sequence(pieces: Iterable[_Piece]) -> _Piece:
+def _sequence(pieces: Iterable[_Piece], work: _Work) -> _Piece:
     pieces = list(pieces)
     lengths = 1  # the empty text
     for piece in pieces:
-        lengths = _joined(lengths, piece.lengths)
+        lengths = work.joined(lengths, piece.lengths)
     text = "".join(piece.text for piece in pieces)
     repeats = max((piece.repeats for piece in pieces), default=1)
     if len(pieces) == 1:
@@ -380,58 +383,77 @@ def _sequence(pieces: Iterable[_Piece]) -> _Piece:
     return _Piece(text, lengths, longest, repeats, False, node)
 
 
-def _repeated(atom: _Piece, low: int, high: int | None) -> _Piece:
+def _repeated(atom: _Piece, low: int, high: int | None, work: _Work) -> _Piece:
     if high is not None and low > high:
         raise ValueError("a quantifier's limits are the wrong way round")
     repeats = atom.repeats * max(1, low, high or 0)
     if repeats > MAX_REPEATS:
         raise ValueError(f"more than {MAX_REPEATS} repeats")
     if not atom.lengths:  # matches nothing: only none of it does
-        return _sequence([]) if low == 0 else _Piece("", 0)
+        return _sequence([], work) if low == 0 else _Piece("", 0)
     if high == 0:
-        return _sequence([])
+        return _sequence([], work)
     sign = {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}.get(
         (low, high),
         f"{{{low}}}" if low == high else f"{{{low},{'' if high is None else high}}}",
     )
     text = atom.text if atom.is_one else f"(?:{atom.text})"
-    lengths = _power(atom.lengths, low)
-    rest = _closure(atom.lengths) if high is None else _power(atom.lengths | 1, high - low)
+    lengths = work.power(atom.lengths, low)
+    rest = work.closure(atom.lengths) if high is None else work.power(atom.lengths | 1, high - low)
     node = Repeat(atom.node, low, high)
     longest = atom.longest * (inf if high is None else high) if atom.longest else 0
-    return _Piece(text + sign, _joined(lengths, rest), longest, repeats, False, node)
+    return _Piece(text + sign, work.joined(lengths, rest), longest, repeats, False, node)
 
 
-def _joined(first: Lengths, second: Lengths) -> Lengths:
-    """The lengths of a text of the one and a text of the other."""
-    if first.bit_count() > second.bit_count():
-        first, second = second, first
-    lengths = 0
-    while first:
-        lowest = first & -first
-        lengths |= second * lowest
-        first ^= lowest
-    return lengths & _ALL_LENGTHS
+class _Work:
+    """Joins sets of lengths, up to a number of steps: a pattern takes no longer to read."""
+
+    def __init__(self) -> None:
+        self._left = MAX_WORK
+
+    def joined(self, first: Lengths, second: Lengths) -> Lengths:
+        """The lengths of a text of the one and a text of the other. Raises `ValueError`."""
+        if first.bit_count() > second.bit_count():
+            first, second = second, first
+        lengths = 0
+        while first:
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError("repeats in too many ways")
+            start = (first & -first).bit_length() - 1
+            rest = first >> start
+            run = (~rest & (rest + 1)).bit_length() - 1  # lengths in a row
+            lengths |= _spread(second << start, run)
+            first = rest >> run << (start + run)
+        return lengths & _ALL_LENGTHS
+
+    def power(self, lengths: Lengths, times: int) -> Lengths:
+        result = 1
+        while times:
+            if times & 1:
+                result = self.joined(result, lengths)
+            times >>= 1
+            lengths = self.joined(lengths, lengths) if times else lengths
+        return result
+
+    def closure(self, lengths: Lengths) -> Lengths:
+        """Any number of them."""
+        if lengths & 2:
+            return _ALL_LENGTHS
+        found = lengths | 1
+        while (longer := self.joined(found, found)) != found:
+            found = longer
+        return found
 
 
-def _power(lengths: Lengths, times: int) -> Lengths:
-    result = 1
-    while times:
-        if times & 1:
-            result = _joined(result, lengths)
-        times >>= 1
-        lengths = _joined(lengths, lengths) if times else lengths
-    return result
-
-
-def _closure(lengths: Lengths) -> Lengths:
-    """Any number of them."""
-    if lengths & 2:
-        return _ALL_LENGTHS
-    found = lengths | 1
-    while (longer := _joined(found, found)) != found:
-        found = longer
-    return found
+def _spread(lengths: Lengths, times: int) -> Lengths:
+    """Each of them, and as many in a row from it on."""
+    done = 1
+    while done < times:
+        step = min(done, times - done)
+        lengths |= lengths << step
+        done += step
+    return lengths
 
 
 def _ordered(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -494,7 +516,7 @@ def _in_class(code: int) -> str:
     return chr(code) if chr(code).isalnum() else f"\\x{code:02x}"
 
 
-_FREE = _repeated(_one_of(_ANY), 0, None)
+_FREE = _repeated(_one_of(_ANY), 0, None, _Work())
 
 
 def literal(text: str) -> str:

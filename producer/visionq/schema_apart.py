@@ -12,7 +12,7 @@ from typing import Any
 from visionq.patterns import other_than, written_pattern
 from visionq.schema_parts import Part, References
 from visionq.schema_scalars import Strict, patterned
-from visionq.schema_values import Values, is_of_type, is_same
+from visionq.schema_values import Values, is_among, is_of_type
 
 MAX_LEVELS = 12
 MAX_STEPS = 20_000
@@ -222,7 +222,7 @@ def joined(branches: list[Strict]) -> Strict | None:
     for branch in branches:
         for one in branch.get("anyOf", [branch]):
             if "enum" in one:
-                others = [value for value in one["enum"] if not _is_among(value, values["enum"])]
+                others = [value for value in one["enum"] if not is_among(value, values["enum"])]
                 values["enum"] += others
                 flat += [] if any(values is other for other in flat) else [values]
             elif not any(one is other or _are_equal(one, other) for other in flat):
@@ -230,10 +230,6 @@ def joined(branches: list[Strict]) -> Strict | None:
     if not flat:
         return None
     return flat[0] if len(flat) == 1 else {"anyOf": flat}
-
-
-def _is_among(value: Any, values: list[Any]) -> bool:
-    return any(is_same(value, one) for one in values)
 
 
 def _are_equal(one: Strict, other: Strict) -> bool:

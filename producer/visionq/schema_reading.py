@@ -16,7 +16,7 @@ from visionq.schema_apart import TYPES, Apart, NotKnown, joined
 from visionq.schema_parts import Part, References
 from visionq.schema_scalars import MAX_INTEGER, Strict, is_writable, number, string
 from visionq.schema_shapes import array, object_
-from visionq.schema_values import Values, is_same
+from visionq.schema_values import Values, is_among
 
 MAX_NODES = 6_000
 """Subschemas that are read; what is referred to from several places counts once."""
@@ -176,8 +176,8 @@ class Reading:
                 found.plain.append(part)
         return found
 
-    def _count(self, part: Part) -> None:
-        self._num_nodes += 1
+    def _count(self, part: Part, num_nodes: int = 1) -> None:
+        self._num_nodes += num_nodes
         if self._num_nodes > MAX_NODES:
             part.refuse(why=f"more than {MAX_NODES} subschemas, counted by use")
 
@@ -245,6 +245,8 @@ class Reading:
         if any("enum" in part.schema or "const" in part.schema for part in plain):
             return self._constants(plain, whole)
         if not spread.choices:
+            if len(plain) > 1:
+                self._count(plain[0], len(plain) // 2)
             strict = self._typed(plain, spread.levels, depth)
             for part in spread.excluded:
                 strict = strict and self._excluding(strict, part)
@@ -306,7 +308,7 @@ class Reading:
                 continue
             if None in answers:
                 part.refuse(*place, why="whether it fits what stands beside it cannot be told")
-            if not any(is_same(value, one) for one in kept):
+            if not is_among(value, kept):
                 kept.append(value)
         return {"enum": kept} if kept else None
 
