@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from visionq.schema_reading import Reading
 
 MAX_ITEMS = 500
+MAX_DISTINCT = 6
+"""Values of which an array may have each once."""
 MAX_ANY_ITEMS = 20
 """Of an array, or a map, of anything."""
 MAX_MAP_ENTRIES = 100
@@ -112,10 +114,20 @@ def _containing(
 def _distinct(
     parts: list[Part], firsts: list[Strict], rest: Strict | None, low: int, high: int
 ) -> Strict | None:
-    part = next(part for part in parts if part.schema.get("uniqueItems") is True)
-    if high > 1:
-        part.refuse("uniqueItems", why="is carried out of arrays of one item at most")
-    return _array(firsts, rest, low, high)
+    """Of few values, each choice of them, in their order; of others, one item at most."""
+    if high <= 1:
+        return _array(firsts, rest, low, high)
+    values = rest["enum"] if rest is not None and "enum" in rest and not firsts else []
+    if not 0 < len(values) <= MAX_DISTINCT:
+        part = next(part for part in parts if part.schema.get("uniqueItems") is True)
+        part.refuse("uniqueItems", why=f"is carried out of enums of {MAX_DISTINCT} values at most")
+    return joined(
+        [
+            _array([{"enum": [value]} for value in chosen], None, size, size)
+            for size in range(low, min(high, len(values)) + 1)
+            for chosen in combinations(values, size)
+        ]
+    )
 
 
 def object_(

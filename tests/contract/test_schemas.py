@@ -270,6 +270,21 @@ STRICT: dict[str, tuple[Any, Any]] = {
         {"patternProperties": {"^x": {"type": "integer"}}, "properties": {"xa": {"minimum": 3}}},
         closed(xa={**WHOLE, "minimum": 3}),
     ),
+    "distinct items": (
+        {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True, "minItems": 1},
+        {
+            "anyOf": [
+                {
+                    "type": "array",
+                    "prefixItems": [{"enum": [value]} for value in values],
+                    "items": False,
+                    "minItems": len(values),
+                    "maxItems": len(values),
+                }
+                for values in ([1], [2], [1, 2])
+            ]
+        },
+    ),
     "an array that contains": (
         {"type": "array", "items": {"type": "integer"}, "contains": {"const": 1}, "maxItems": 2},
         {
@@ -301,6 +316,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"type": "array", "items": {"type": "null"}, "minItems": 501}, "/minItems"),
     ({"type": "array", "items": {"type": "null"}, "minItems": 3, "maxItems": 2}, ""),
     ({"type": "array", "prefixItems": [{"type": "some"}]}, "/prefixItems/0/type"),
+    ({"type": "array", "items": {"type": "null"}, "uniqueItems": True}, "/uniqueItems"),
     ({"type": "array", "contains": {}, "minContains": 2}, "/minContains"),
     ({"type": "string", "minLength": 4001}, "/minLength"),
     ({"type": "string", "maxLength": True}, "/maxLength"),

@@ -84,6 +84,7 @@ class _Making:
             self.keyed,
             self.old_tuple,
             self.containing,
+            self.distinct,
             self.tree,
         ]
         is_leaf = level >= MAX_LEVELS or self.random.random() < 0.2 * level
@@ -272,6 +273,10 @@ class _Making:
     def containing(self, level: int) -> Schema:
         found = {"type": "array", "items": {"type": ["integer", "null"], "minimum": 0}}
         return {**found, "contains": {"type": "null"}, "maxItems": 3}
+
+    def distinct(self, level: int) -> Schema:
+        values = self.random.sample(WORDS, self.random.randint(1, 4))
+        return {"type": "array", "uniqueItems": True, "items": {"enum": values}}
 
     def some(self, limits: Schema, keep: str = "") -> Schema:
         """Each of the limits, most of the time; the one to keep nearly always."""
