@@ -6,7 +6,9 @@ schema as it was given, not against our strict form of it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -14,6 +16,7 @@ import jsonschema
 import pytest
 
 from tests.engine.rig import open_rig, text_inputs
+from tests.engine.schema_corpus import count_folder, random_document, violation
 from tests.support.pocket import pocket_grammars
 from tests.support.random_schemas import random_schema
 from tests.support.tiny import tiny_model
@@ -76,6 +79,38 @@ def test_documents_fit_where_the_tokens_are_freely_chosen() -> None:
         value, verdict = read_document(tokenizer().decode(said), schema, finish_reason="stop")
         assert verdict.outcome == "ok", schema
         Validator(schema, format_checker=Validator.FORMAT_CHECKER).validate(value)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"pattern": ".*:.*"},
+        {"pattern": r"^(?:\S+\s+){0,99}\S+$", "minLength": 1},
+        {"pattern": "^iglu:([a-z.-]+)/([a-z-]+)/([0-9]+)$", "maxLength": 253},
+        {"not": {"enum": ["", "a", "ab"]}},
+    ],
+)
+def test_a_pattern_that_may_end_in_many_places_is_written(more: dict[str, Any]) -> None:
+    """Where such a pattern meets a long limit, the grammar's library gives up."""
+    schema = {"type": "string", **more}
+    for seed in range(3):
+        text = random_document(strict_schema(schema), Random(seed))
+        assert text is not None
+        assert violation(json.loads(text), schema) is None
+
+
+def test_schemas_of_a_folder_are_counted(tmp_path: Path) -> None:
+    for name, schema in {
+        "a": {"type": "object", "properties": {"a": {"type": "null"}}},
+        "b": {"type": "array", "uniqueItems": True, "items": {"type": "string"}},
+        "c": {"$ref": "https://example.org/other.json"},
+        "d": 5,
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(schema))
+    count = count_folder(tmp_path, most=10, num_documents=4)
+    assert (count.num_schemas, count.num_accepted, count.num_not_local) == (3, 1, 1)
+    assert (count.num_documents, count.num_invalid) == (4, 0)
+    assert violation("x", {"type": "null"}) == "'x' is not of type 'null'"
 
 
 @pytest.mark.long

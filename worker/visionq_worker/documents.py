@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any
 
 from visionq.contract import FinishReason, Verdict
 from visionq.kinds import schema_text
+from visionq.patterns import written_pattern
+from visionq.schema_sharing import resolved
 from visionq.schemas import Strict, strict_schema
 
 TRUNCATED = "truncated"
@@ -44,25 +45,26 @@ def read_document(
 _INVALID = Verdict(outcome="degraded", reasons=(SCHEMA_INVALID,))
 
 
-def fits(value: Any, strict: Strict) -> bool:
-    """Whether a value fits a schema in its strict form."""
+def fits(value: Any, strict: Strict, root: Strict | None = None) -> bool:
+    """Whether a value fits a schema in its strict form, whose definitions stand at the root."""
+    root = strict if root is None else root
+    strict = resolved(strict, root)
     if "anyOf" in strict:
-        return any(fits(value, branch) for branch in strict["anyOf"])
+        return any(fits(value, branch, root) for branch in strict["anyOf"])
     if "enum" in strict:
-        # In Python, True is 1.
-        return any(value == one and type(value) is type(one) for one in strict["enum"])
+        # In Python, True is 1, and 1 is 1.0; as they are written, they differ.
+        return json.dumps(value) in map(json.dumps, strict["enum"])
     match strict["type"]:
         case "object":
-            return isinstance(value, dict) and _fits_object(value, strict)
+            return isinstance(value, dict) and _fits_object(value, strict, root)
         case "array":
-            return isinstance(value, list) and _fits_array(value, strict)
+            return isinstance(value, list) and _fits_array(value, strict, root)
         case "string":
             return isinstance(value, str) and _fits_string(value, strict)
         case "integer":
-            return type(value) is int and strict["minimum"] <= value <= strict["maximum"]
+            return type(value) is int and _fits_number(value, strict)
         case "number":
-            is_number = type(value) in (int, float)
-            return is_number and bool(strict["minimum"] <= value <= strict["maximum"])
+            return type(value) in (int, float) and _fits_number(value, strict)
         case "boolean":
             return isinstance(value, bool)
         case other:
@@ -70,26 +72,49 @@ def fits(value: Any, strict: Strict) -> bool:
             return value is None
 
 
-def _fits_object(value: dict[str, Any], strict: Strict) -> bool:
-    if "patternProperties" in strict:
-        ((pattern, values),) = strict["patternProperties"].items()
-        return len(value) <= strict["maxProperties"] and all(
-            re.search(pattern, key) and fits(one, values) for key, one in value.items()
-        )
-    properties = strict["properties"]
+def _fits_object(value: dict[str, Any], strict: Strict, root: Strict) -> bool:
+    if not strict.get("minProperties", 0) <= len(value):
+        return False
+    if "maxProperties" in strict and len(value) > strict["maxProperties"]:
+        return False
     return all(name in value for name in strict["required"]) and all(
-        key in properties and fits(one, properties[key]) for key, one in value.items()
+        _fits_property(key, one, strict, root) for key, one in value.items()
     )
 
 
-def _fits_array(value: list[Any], strict: Strict) -> bool:
+def _fits_property(key: str, value: Any, strict: Strict, root: Strict) -> bool:
+    if key in strict["properties"]:
+        return fits(value, strict["properties"][key], root)
+    return any(
+        _matches(pattern, key) and fits(value, values, root)
+        for pattern, values in strict.get("patternProperties", {}).items()
+    )
+
+
+def _fits_array(value: list[Any], strict: Strict, root: Strict) -> bool:
     if not strict["minItems"] <= len(value) <= strict["maxItems"]:
         return False
-    schemas = strict.get("prefixItems") or [strict["items"]] * len(value)
-    return all(fits(one, schema) for one, schema in zip(value, schemas, strict=True))
+    firsts = strict.get("prefixItems", [])[: len(value)]
+    schemas = [*firsts, *[strict["items"]] * (len(value) - len(firsts))]
+    return all(
+        schema is not False and fits(one, schema, root)
+        for one, schema in zip(value, schemas, strict=True)
+    )
 
 
 def _fits_string(value: str, strict: Strict) -> bool:
-    if not strict.get("minLength", 0) <= len(value) <= strict["maxLength"]:
+    if not strict.get("minLength", 0) <= len(value) <= strict.get("maxLength", len(value)):
         return False
-    return "pattern" not in strict or re.search(strict["pattern"], value) is not None
+    return "pattern" not in strict or _matches(strict["pattern"], value)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Where it would take too long to find out, the grammar's word counts."""
+    return written_pattern(pattern).matches(text) is not False
+
+
+def _fits_number(value: float, strict: Strict) -> bool:
+    if not strict["minimum"] <= value <= strict["maximum"]:
+        return False
+    # Of decimals, floats keep no more than that they are near one.
+    return strict["type"] == "number" or bool(value % strict.get("multipleOf", 1) == 0)
