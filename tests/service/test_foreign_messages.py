@@ -21,8 +21,8 @@ import pytest
 import redis
 from celery import Celery, chain, chord, group, signature
 from celery.result import AsyncResult
-from kombu import pools
 
+from tests.support.foreign import foreign_app
 from tests.support.waiting import wait_until
 from tests.support.workers import environment, running_worker
 from visionq import Client, State, StoreAddress
@@ -76,14 +76,9 @@ def letters(urls: LocalUrls) -> Iterator[DeadLetters]:
 @pytest.fixture
 def app(urls: LocalUrls, raw: redis.Redis) -> Iterator[Celery]:
     """Somebody else's application, with a default queue of its own."""
-    app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
     raw.delete(THEIRS)
-    yield app
-    # All that Celery leaves open: its subscription, its clients, its producers' connections.
-    app.backend.result_consumer.stop()
-    app.backend.client.connection_pool.disconnect()
-    app.close()
-    pools.reset()
+    with foreign_app(urls.broker_url) as app:
+        yield app
     raw.delete(THEIRS)
 
 
