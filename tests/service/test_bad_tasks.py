@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 from kombu.utils.encoding import bytes_to_str
 
 from tests.conftest import SERVICE_NAMESPACE
-from tests.support.foreign import foreign_app
+from tests.support.foreign import opened_foreign_app
 from tests.support.waiting import wait_until
 from visionq import Client, State
 from visionq.local import LocalUrls
@@ -28,10 +29,15 @@ IMAGE = {"ref": "inputs/small.png"}
 
 
 @pytest.fixture
-def send(urls: LocalUrls, store: ObjectStore, pictures: Path) -> Callable[..., str]:
+def app(urls: LocalUrls) -> Iterator[Celery]:
+    with opened_foreign_app(urls, SERVICE_NAMESPACE) as opened:
+        yield opened
+
+
+@pytest.fixture
+def send(app: Celery, store: ObjectStore, pictures: Path) -> Callable[..., str]:
     """Send a task past our client, so that nothing checks it before the worker does."""
     store.put("inputs/small.png", (pictures / "shelf_after.png").read_bytes())
-    app = foreign_app(urls, SERVICE_NAMESPACE)
 
     def send_task(task: Any) -> str:
         return str(app.send_task("visionq.run", kwargs={"task": task}, queue=QUEUE).id)
@@ -181,9 +187,8 @@ MALFORMED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_message_of_a_task_ends_it_as_a_failure(
-    service: Client, urls: LocalUrls, raw: redis.Redis, name: str
+    service: Client, app: Celery, raw: redis.Redis, name: str
 ) -> None:
-    app = foreign_app(urls, SERVICE_NAMESPACE)
     task_id = MALFORMED[name]["headers"]["id"]
     raw.lpush(QUEUE, json.dumps(MALFORMED[name]))
     wait_until(app.AsyncResult(task_id).ready, seconds=SECONDS)

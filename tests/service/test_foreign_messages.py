@@ -21,9 +21,8 @@ import pytest
 import redis
 from celery import Celery, chain, chord, group, signature
 from celery.result import AsyncResult
-from kombu import pools
 
-from tests.support.foreign import foreign_app
+from tests.support.foreign import opened_foreign_app
 from tests.support.waiting import wait_until
 from tests.support.workers import environment, running_worker
 from visionq import Client, State, StoreAddress
@@ -77,14 +76,9 @@ def letters(urls: LocalUrls) -> Iterator[DeadLetters]:
 @pytest.fixture
 def app(urls: LocalUrls, raw: redis.Redis) -> Iterator[Celery]:
     """Somebody else's application, with a default queue of its own."""
-    app = foreign_app(urls, NAMESPACE)
     raw.delete(THEIRS)
-    yield app
-    # All that Celery leaves open: its subscription, its clients, its producers' connections.
-    app.backend.result_consumer.stop()
-    app.backend.client.connection_pool.disconnect()
-    app.close()
-    pools.reset()
+    with opened_foreign_app(urls, NAMESPACE) as app:
+        yield app
     raw.delete(THEIRS)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from celery import Celery
+from kombu import pools
 
 from visionq.local import LocalUrls
 from visionq.names import DEFAULT_NAMESPACE
@@ -18,3 +22,17 @@ def foreign_app(urls: LocalUrls, namespace: str = DEFAULT_NAMESPACE) -> Celery:
             event_exchange=f"{namespace}:celeryev",
         )
     return app
+
+
+@contextmanager
+def opened_foreign_app(urls: LocalUrls, namespace: str = DEFAULT_NAMESPACE) -> Iterator[Celery]:
+    """The same; all that Celery leaves open is closed at the end."""
+    app = foreign_app(urls, namespace)
+    # A result that is forgotten would unsubscribe, and connect once more for it.
+    app.backend.remove_pending_result = lambda result: result
+    yield app
+    # Its subscription, its clients, its producers' connections.
+    app.backend.result_consumer.stop()
+    app.backend.client.connection_pool.disconnect()
+    app.close()
+    pools.reset()
