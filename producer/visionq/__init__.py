@@ -24,10 +24,12 @@ from visionq.contract import (
 )
 from visionq.errors import (
     BrokerUnavailable,
+    ClientClosed,
     InvalidTask,
     NoValue,
     PromptTooLong,
     QueueFull,
+    ReentrantCall,
     SchemaUnsupported,
     SettingsError,
     StorageError,
@@ -51,6 +53,7 @@ __all__ = [
     "AsyncTaskHandle",
     "BrokerUnavailable",
     "Client",
+    "ClientClosed",
     "Estimate",
     "Failure",
     "ImageRef",
@@ -63,6 +66,7 @@ __all__ = [
     "PromptTooLong",
     "QueueFull",
     "QueueLimits",
+    "ReentrantCall",
     "Result",
     "SchemaUnsupported",
     "SettingsError",

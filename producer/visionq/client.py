@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 from visionq.contract import Result, State, Status, is_task_id
-from visionq.errors import TaskUnknown
+from visionq.errors import ClientClosed, TaskUnknown
 from visionq.estimates import Estimate
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.models import Model, instance, with_instance
@@ -22,7 +22,7 @@ from visionq.objects import StoreAddress
 from visionq.records import DEFAULT_LIMITS, QueueLimits
 from visionq.submissions import Images, Submission, SubmitOptions, read_uploads
 from visionq.submitter import Parts, Submitter
-from visionq.watch import ThreadedWatch
+from visionq.watch import ThreadedWatch, Watch, WatchPerLoop
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -66,12 +66,23 @@ class _BaseClient(Generic[Submitted]):
             timeout_seconds=timeout_seconds,
             store_timeout_seconds=store_timeout_seconds,
         )
-        self._submitter = Submitter(self._parts)
+        self._opened = Submitter(self._parts)
+        self._is_closed = False
         self._set_up()
 
     def _set_up(self) -> None:
         """Build what differs. Not an `__init__` there: it would hide the parameters above."""
         raise NotImplementedError
+
+    @property
+    def _submitter(self) -> Submitter:
+        self._check_open()
+        return self._opened
+
+    def _check_open(self) -> None:
+        """Raise `ClientClosed` after `close`."""
+        if self._is_closed:
+            raise ClientClosed
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
@@ -138,7 +149,10 @@ class _BaseClient(Generic[Submitted]):
 
 
 class Client(_BaseClient["TaskHandle"]):
-    """The synchronous client. One per process is enough: threads may share it."""
+    """The synchronous client. One per process is enough: threads may share it.
+
+    A client that was used before a fork may be used in the children, too.
+    """
 
     def _set_up(self) -> None:
         self._watch = ThreadedWatch(self._parts.new_watch)
@@ -189,6 +203,7 @@ class Client(_BaseClient["TaskHandle"]):
 
     def task(self, task_id: str) -> TaskHandle:
         """The handle of a task submitted elsewhere or earlier."""
+        self._check_open()
         return TaskHandle(self, _checked_id(task_id))
 
     def status(self, task_id: str) -> Status:
@@ -209,6 +224,7 @@ class Client(_BaseClient["TaskHandle"]):
 
         Raises `WaitTimeout`, `TaskUnknown`, or `BrokerUnavailable` when Redis is away at the end.
         """
+        self._check_open()
         return self._watch.wait(_checked_id(task_id), timeout)
 
     def result(self, task_id: str, timeout: float | None = None) -> Result:
@@ -230,10 +246,13 @@ class Client(_BaseClient["TaskHandle"]):
         return self._submitter.records.cancel(_checked_id(task_id))
 
     def close(self) -> None:
+        """Close all connections. A later call raises `ClientClosed`, as does what still waits."""
+        self._is_closed = True
         self._watch.close()
-        self._submitter.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -241,10 +260,14 @@ class Client(_BaseClient["TaskHandle"]):
 
 
 class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
-    """The asyncio client. It belongs to the event loop on which it is first awaited."""
+    """The asyncio client. It may be used on several event loops, each with its own connections."""
 
     def _set_up(self) -> None:
-        self._watch = self._parts.new_watch()
+        self._watches = WatchPerLoop(self._parts.new_watch)
+
+    async def _watch(self) -> Watch:
+        self._check_open()
+        return await self._watches.here()
 
     async def submit(
         self,
@@ -280,14 +303,15 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     def task(self, task_id: str) -> AsyncTaskHandle:
         """The handle of a task submitted elsewhere or earlier."""
+        self._check_open()
         return AsyncTaskHandle(self, _checked_id(task_id))
 
     async def status(self, task_id: str) -> Status:
-        return await self._watch.status(_checked_id(task_id))
+        return await (await self._watch()).status(_checked_id(task_id))
 
     async def status_many(self, task_ids: Sequence[str]) -> list[Status]:
         """The status of each id, in one round trip."""
-        return await self._watch.status_many([_checked_id(item) for item in task_ids])
+        return await (await self._watch()).status_many([_checked_id(item) for item in task_ids])
 
     async def recent(self, limit: int = 100) -> list[Status]:
         """As `Client.recent`."""
@@ -297,7 +321,7 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Status:
         """As `Client.wait`."""
-        return await self._watch.wait(_checked_id(task_id), timeout)
+        return await (await self._watch()).wait(_checked_id(task_id), timeout)
 
     async def result(self, task_id: str, timeout: float | None = None) -> Result:
         """As `Client.result`."""
@@ -313,10 +337,13 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
         return await asyncio.to_thread(self._submitter.records.cancel, _checked_id(task_id))
 
     async def close(self) -> None:
-        await self._watch.close()
-        await asyncio.to_thread(self._submitter.close)
+        """As `Client.close`."""
+        self._is_closed = True
+        await self._watches.close()
+        await asyncio.to_thread(self._opened.close)
 
     async def __aenter__(self) -> Self:
+        self._check_open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:

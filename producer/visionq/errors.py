@@ -20,6 +20,8 @@
     │   ├── BucketMissing
     │   ├── ObjectMissing
     │   └── ObjectTooLarge
+    ├── ClientClosed             a client was used after its `close`
+    ├── ReentrantCall            a signal handler came while the client was opening a connection
     ├── WaitTimeout              the task goes on; only the waiting ended
     ├── NoValue                  there is an answer, but no value in it; carries the `result`
     └── TaskNotDone              there is no answer, and there will be none
@@ -28,7 +30,8 @@
         ├── TaskRevoked
         └── TaskExpired
 
-The class docstring is the default message. An `InvalidTask` carries the `code` that a failed
+The class docstring is the default message. No message shows a password or the query of a URL
+(`redaction.py`). An `InvalidTask` carries the `code` that a failed
 result would carry, since the worker checks again what other senders put into the queue.
 Foreign exceptions are mapped at the door of their library (`records.py`, `broker.py`,
 `objects.py`) and stay reachable as `__cause__`.
@@ -38,6 +41,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from visionq.redaction import redacted
+
 if TYPE_CHECKING:
     from visionq.contract import Result
 
@@ -46,7 +51,7 @@ class VisionqError(Exception):
     """Something went wrong in visionq."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or type(self).__doc__ or "")
+        super().__init__(redacted(message or type(self).__doc__ or ""))
 
 
 class SettingsError(VisionqError):
@@ -156,6 +161,15 @@ class ObjectMissing(StorageError):
 
 class ObjectTooLarge(StorageError):
     """The object is larger than may be read."""
+
+
+class ClientClosed(VisionqError):
+    """The client is closed: make a new one."""
+
+
+class ReentrantCall(VisionqError):
+    """A signal handler interrupted the client while it was loading what it connects with; nothing
+    was sent. Make the call again after the handler has returned."""
 
 
 class WaitTimeout(VisionqError):

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 from visionq.errors import InvalidImage
 from visionq.inputs import as_reference, read_content, split_page
 from visionq.objects import split_s3_url
+from visionq.per_process import no_fork
 
 if TYPE_CHECKING:
     from visionq.inputs import ImageArgument
@@ -75,7 +76,7 @@ def _size_of_file(path: Path) -> Size:
         with path.open("rb") as file:
             size = _read_size(file)
     except (OSError, ValueError) as exc:
-        raise InvalidImage(f"cannot read {str(path)!r}: {exc}") from exc
+        raise InvalidImage(f"cannot read {str(path)!r}: {exc}") from None
     if size is None:
         raise _unreadable()
     return size
@@ -111,7 +112,8 @@ def _stored_size(store: ObjectStore, bucket: str, key: str) -> Size:
 def _read_size(file: IO[bytes]) -> Size | None:
     """None where the header is none, or goes on behind the file's end. Raises `InvalidImage`."""
     # Imported when it is needed: it brings urllib and an XML parser along.
-    import imagesize
+    with no_fork():
+        import imagesize
 
     start = file.read(12)
     file.seek(0)

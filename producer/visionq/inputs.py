@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
 from visionq.contract import MAX_PAGE, ImageRef
 from visionq.errors import InvalidImage
-from visionq.names import INPUT_FOLDER, input_key
+from visionq.names import INPUT_FOLDER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -105,11 +105,7 @@ def upload(argument: ImageArgument, store: ObjectStore) -> ImageRef:
     Raises `InvalidImage` for what is no image argument, `StorageError` when uploading fails.
     """
     file, page = split_page(argument)
-    content = read_content(file)
-    key = input_key(content)
-    if not store.exists(key):
-        store.put(key, content)
-    return ImageRef(ref=key, page=page)
+    return ImageRef(ref=store.put_input(read_content(file)), page=page)
 
 
 def read_content(argument: PlainArgument) -> bytes:
@@ -150,9 +146,10 @@ def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise InvalidImage(f"cannot read {path}: {exc.strerror}") from exc
+        # The cause would show in a traceback what the message hides, where the path is a URL.
+        raise InvalidImage(f"cannot read {path}: {exc.strerror}") from None
     except ValueError as exc:  # a null character
-        raise InvalidImage(f"cannot read {str(path)!r}: {exc}") from exc
+        raise InvalidImage(f"cannot read {str(path)!r}: {exc}") from None
 
 
 def _read_stream(stream: Any) -> bytes:
