@@ -24,6 +24,7 @@ from visionq.broker import tls_conf
 from visionq.contract import Lane, Result, State, is_task_id, read_task
 from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names, result_key
+from visionq.redaction import RedactingFormatter
 from visionq.settings import Settings, load_settings
 from visionq_worker.celery_parts import Backend, Consumer, Pool
 from visionq_worker.errors import Postponed, StartError
@@ -93,6 +94,8 @@ def _leave_at_once(*_: object) -> None:
 def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> Celery:
     """The application for these settings. `load` makes the engine, if not the settings' model."""
     check_kombu()
+    for set_up in (signals.after_setup_logger, signals.after_setup_task_logger):
+        set_up.connect(_redact)
     names = Names(settings.broker.namespace)
     url = settings.broker.url.get_secret_value()
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
@@ -126,6 +129,13 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
         resultrepr_maxsize=1,
     )(run)
     return app
+
+
+def _redact(logger: logging.Logger, **_: Any) -> None:
+    """Of Celery's command line; `visionq-worker` has set up its own logging."""
+    for handler in logger.handlers:
+        if not isinstance(handler.formatter, RedactingFormatter):
+            handler.setFormatter(RedactingFormatter(handler.formatter or logging.Formatter()))
 
 
 def _load(settings: Settings) -> Engine:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from visionq.errors import InvalidTask, SettingsError
+from visionq.redaction import RedactingFormatter
 from visionq.settings import Settings, load_settings
 from visionq.shell import read_fields, read_schema
 from visionq.submissions import Submission
@@ -180,7 +181,9 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 def _set_up_logging(settings: Settings) -> None:
-    logging.basicConfig(level=settings.worker.log_level, format=LOG_FORMAT, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(logging.Formatter(LOG_FORMAT)))
+    logging.basicConfig(level=settings.worker.log_level, handlers=[handler])
     if settings.worker.log_level != "DEBUG":
         for name in REPEATS_OUR_LINES:
             logging.getLogger(name).setLevel(logging.WARNING)
