@@ -17,7 +17,7 @@ NO_FORK_WARNING = "ignore:.*fork:DeprecationWarning"
 """Python 3.12 and later warn of a fork beside threads."""
 
 START = """
-import gc, hashlib, multiprocessing, os, signal, sys, threading, time
+import asyncio, gc, hashlib, multiprocessing, os, signal, sys, threading, time
 from contextlib import suppress
 import visionq
 from visionq.dead import DeadLetters
@@ -141,12 +141,44 @@ for child in children:
 use_all_doors(os.urandom(1000))
 """
 
+OF_THE_ASYNCIO_CLIENT = """
+asynchronous = visionq.AsyncClient.from_settings()
+async def use(content):
+    handle = await asynchronous.ocr(content)
+    with suppress(visionq.WaitTimeout):
+        await handle.wait(0.05)
+    assert (await handle.status()).state == "PENDING"
+    say("stored", len(content), hashlib.sha256(content).hexdigest())
+
+def use_and_leave(index):
+    asyncio.run(use(os.urandom(2000)))
+    os._exit(0)
+
+asyncio.run(use(os.urandom(1000)))
+run_children(4, lambda index: asyncio.run(use(os.urandom(2000))))
+asyncio.run(use(os.urandom(1000)))
+
+async def main():
+    handle = await asynchronous.ocr(os.urandom(1000))
+    waiting = asyncio.create_task(handle.wait(30))
+    await asyncio.sleep(0.2)
+    # These may not return into the loop, nor into the pool of threads, that they were copied from.
+    run_children(2, lambda index: (gc.collect(), os._exit(0)))
+    await asyncio.to_thread(run_children, 2, use_and_leave)
+    assert await handle.cancel() == "REVOKED"
+    async with asyncio.timeout(10):
+        assert (await waiting).state == "REVOKED"
+
+asyncio.run(main())
+"""
+
 SCRIPTS = {
     "after use": (AFTER_USE.format(num_rounds=1), 8),
     "before use": (BEFORE_USE, 7),
     "while threads upload": (WHILE_THREADS_UPLOAD, 13),
     "grandchildren": (GRANDCHILDREN, 10),
     "unused in the child": (UNUSED_IN_THE_CHILD, 2),
+    "of the asyncio client": (OF_THE_ASYNCIO_CLIENT, 8),
     "by multiprocessing": (BY_MULTIPROCESSING, 8),
 }
 """With the number of uploads that each makes."""

@@ -104,6 +104,26 @@ def test_broker_url_that_is_none_is_in_no_traceback(url: str) -> None:
     assert SECRET not in shown(caught)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("VISIONQ_BROKER__URL", f"http://:{SECRET}@host"),
+        ("VISIONQ_BROKER__URL", f"redis://:a/{SECRET}@host:x"),
+        ("VISIONQ_BROKER__URL", f"redis://:{SECRET}@127.0.0.1:1/0"),
+        ("VISIONQ_BROKER__URL", f"redis://127.0.0.1:1/0?password={SECRET}"),
+        ("VISIONQ_STORAGE__ENDPOINT_URL", f"ftp://user:{SECRET}@host"),
+        ("VISIONQ_STORAGE__ENDPOINT_URL", f"user:{SECRET}@host"),
+    ],
+)
+def test_setting_with_a_password_is_in_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(VisionqError) as caught, Client.from_settings() as client:
+        client.ocr(b"an image")
+    assert SECRET not in shown(caught)
+
+
 def test_presigned_url_that_was_taken_for_a_path_is_in_no_traceback(client: Client) -> None:
     url = f"HTTPS://h/k.png?X-Amz-Signature={SECRET}"
     for call in (client.ocr, lambda url: client.estimate("ocr", url)):
