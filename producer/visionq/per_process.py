@@ -86,9 +86,9 @@ class _Value(Generic[T]):
     def leave(self) -> None:
         with self._lock:
             self._num_users -= 1
-            is_last = self._num_users == 0
-        if is_last and self._close is not None:
-            self._close(self.content)
+            close = self._close if self._num_users == 0 else None
+        if close is not None:
+            close(self.content)
 
     def close(self, close: Callable[[T], object]) -> None:
         with self._lock:
