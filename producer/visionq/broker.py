@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +23,7 @@ from redis import RedisError
 from visionq.contract import Task, dump
 from visionq.errors import BrokerUnavailable
 from visionq.names import TASK_NAME, Names
+from visionq.per_process import PerProcess
 
 MAX_PRODUCERS = 10
 """Threads that publish at once; a further one waits for its turn."""
@@ -51,6 +53,35 @@ class _Producers(ProducerPool):  # type: ignore[misc]
     close_after_fork = False
 
 
+class _Doors:
+    """An application, which builds messages, and a pool of connections, which is empty yet."""
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        self.app = Celery("visionq-producer", broker=url, set_as_current=False)
+        self.app.conf.update(
+            task_serializer="json",
+            **tls_conf(url),
+            broker_transport_options={
+                "socket_timeout": timeout_seconds,
+                "socket_connect_timeout": timeout_seconds,
+                "socket_keepalive": True,
+                # kombu would try to connect for ever
+                "max_retries": 0,
+            },
+        )
+        connection = self.app.connection_for_write()
+        # What Celery and kombu import when they are first used, and build for good.
+        _ = self.app.amqp, connection.get_transport_cls()
+        self.producers = _Producers(
+            _Connections(connection, limit=MAX_PRODUCERS), limit=MAX_PRODUCERS
+        )
+
+    def close(self) -> None:
+        self.producers.force_close_all()
+        self.producers.connections.force_close_all()
+        self.app.close()
+
+
 class Publisher:
     """Publishes tasks to their lane's queue. Thread-safe: producers come from a pool.
 
@@ -63,50 +94,43 @@ class Publisher:
 
     def __init__(self, url: str, names: Names, *, timeout_seconds: float) -> None:
         self._names = names
-        self._app = Celery("visionq-producer", broker=url, set_as_current=False)
-        self._app.conf.update(
-            task_serializer="json",
-            **tls_conf(url),
-            broker_transport_options={
-                "socket_timeout": timeout_seconds,
-                "socket_connect_timeout": timeout_seconds,
-                "socket_keepalive": True,
-                # kombu would try to connect for ever
-                "max_retries": 0,
-            },
-        )
-        self._producers = self._new_producers()
+        self._doors = PerProcess(partial(_Doors, url, timeout_seconds), _Doors.close)
 
     def publish(self, task: Task, options: Mapping[str, Any] | None = None) -> None:
         """`options`: Celery's, of the message that a foreign sender had sent (`_SENT_AGAIN`)."""
-        with _mapped_errors(), self._producers.acquire(block=True) as producer:
-            self._publish(producer, task, options or {})
+        with self._producer() as (app, producer):
+            self._publish(app, producer, task, options or {})
 
     def publish_many(self, tasks: Sequence[Task]) -> None:
         """`publish` for many tasks, one round trip per `BATCH_SIZE`."""
-        with _mapped_errors(), self._producers.acquire(block=True) as producer:
+        with self._producer() as (app, producer):
             if not producer.supports_batch_publish:
                 raise BrokerUnavailable("kombu has switched batch publishing off for this broker")
             with producer.batch(max_size=BATCH_SIZE):
                 for task in tasks:
-                    self._publish(producer, task)
+                    self._publish(app, producer, task)
 
     def close(self) -> None:
-        # As redis-py does, a call after this connects again; a pool that was closed would refuse.
-        used, self._producers = self._producers, self._new_producers()
-        used.force_close_all()
-        used.connections.force_close_all()
-        self._app.close()
+        """As redis-py's: a call after this connects again."""
+        self._doors.close()
 
-    def _new_producers(self) -> ProducerPool:
-        """A pool that holds nothing yet."""
-        connections = _Connections(self._app.connection_for_write(), limit=MAX_PRODUCERS)
-        return _Producers(connections, limit=MAX_PRODUCERS)
+    @contextmanager
+    def _producer(self) -> Iterator[tuple[Celery, Any]]:
+        with (
+            _mapped_errors(),
+            self._doors.use() as doors,
+            doors.producers.acquire(block=True) as producer,
+        ):
+            yield doors.app, producer
 
     def _publish(
-        self, producer: Any, task: Task, options: Mapping[str, Any] = MappingProxyType({})
+        self,
+        app: Celery,
+        producer: Any,
+        task: Task,
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        message = self._app.amqp.as_task_v2(
+        message = app.amqp.as_task_v2(
             task.id,
             TASK_NAME,
             kwargs={"task": dump(task)},

@@ -20,7 +20,7 @@ from visionq.arguments import (
     checked_timeout,
 )
 from visionq.contract import Result, State, Status
-from visionq.errors import SettingsError
+from visionq.errors import ClientClosed, SettingsError
 from visionq.estimates import Estimate
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.models import Model, instance, with_instance
@@ -35,7 +35,7 @@ from visionq.submissions import (
     read_uploads,
 )
 from visionq.submitter import Parts, Submitter
-from visionq.watch import ThreadedWatch
+from visionq.watch import ThreadedWatch, Watch, WatchPerLoop
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -79,12 +79,23 @@ class _BaseClient(Generic[Submitted]):
             timeout_seconds=timeout_seconds,
             store_timeout_seconds=store_timeout_seconds,
         )
-        self._submitter = Submitter(self._parts)
+        self._opened = Submitter(self._parts)
+        self._is_closed = False
         self._set_up()
 
     def _set_up(self) -> None:
         """Build what differs. Not an `__init__` there: it would hide the parameters above."""
         raise NotImplementedError
+
+    @property
+    def _submitter(self) -> Submitter:
+        self._check_open()
+        return self._opened
+
+    def _check_open(self) -> None:
+        """Raise `ClientClosed` after `close`."""
+        if self._is_closed:
+            raise ClientClosed
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
@@ -152,7 +163,10 @@ class _BaseClient(Generic[Submitted]):
 
 
 class Client(_BaseClient["TaskHandle"]):
-    """The synchronous client. One per process is enough: threads may share it."""
+    """The synchronous client. One per process is enough: threads may share it.
+
+    A client that was used before a fork may be used in the children, too.
+    """
 
     def _set_up(self) -> None:
         self._watch = ThreadedWatch(self._parts.new_watch)
@@ -204,6 +218,7 @@ class Client(_BaseClient["TaskHandle"]):
 
     def task(self, task_id: str) -> TaskHandle:
         """The handle of a task submitted elsewhere or earlier."""
+        self._check_open()
         return TaskHandle(self, checked_id(task_id))
 
     def status(self, task_id: str) -> Status:
@@ -225,6 +240,7 @@ class Client(_BaseClient["TaskHandle"]):
 
         Raises `WaitTimeout`, `TaskUnknown`, or `BrokerUnavailable` when Redis is away at the end.
         """
+        self._check_open()
         return self._watch.wait(checked_id(task_id), checked_timeout(timeout))
 
     def result(self, task_id: str, timeout: float | None = None) -> Result:
@@ -250,10 +266,13 @@ class Client(_BaseClient["TaskHandle"]):
         return self._submitter.records.cancel(checked_id(task_id))
 
     def close(self) -> None:
+        """Close all connections. A later call raises `ClientClosed`, as does what still waits."""
+        self._is_closed = True
         self._watch.close()
-        self._submitter.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -261,10 +280,14 @@ class Client(_BaseClient["TaskHandle"]):
 
 
 class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
-    """The asyncio client. It belongs to the event loop on which it is first awaited."""
+    """The asyncio client. It may be used on several event loops, each with its own connections."""
 
     def _set_up(self) -> None:
-        self._watch = self._parts.new_watch()
+        self._watches = WatchPerLoop(self._parts.new_watch)
+
+    async def _watch(self) -> Watch:
+        self._check_open()
+        return await self._watches.here()
 
     async def submit(
         self,
@@ -300,14 +323,15 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     def task(self, task_id: str) -> AsyncTaskHandle:
         """The handle of a task submitted elsewhere or earlier."""
+        self._check_open()
         return AsyncTaskHandle(self, checked_id(task_id))
 
     async def status(self, task_id: str) -> Status:
-        return await self._watch.status(checked_id(task_id))
+        return await (await self._watch()).status(checked_id(task_id))
 
     async def status_many(self, task_ids: Sequence[str]) -> list[Status]:
         """The status of each id, in one round trip."""
-        return await self._watch.status_many(checked_ids(task_ids))
+        return await (await self._watch()).status_many(checked_ids(task_ids))
 
     async def recent(self, limit: int = 100) -> list[Status]:
         """As `Client.recent`."""
@@ -318,7 +342,7 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Status:
         """As `Client.wait`."""
-        return await self._watch.wait(checked_id(task_id), checked_timeout(timeout))
+        return await (await self._watch()).wait(checked_id(task_id), checked_timeout(timeout))
 
     async def result(self, task_id: str, timeout: float | None = None) -> Result:
         """As `Client.result`."""
@@ -334,10 +358,13 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
         return await asyncio.to_thread(self._submitter.records.cancel, checked_id(task_id))
 
     async def close(self) -> None:
-        await self._watch.close()
-        await asyncio.to_thread(self._submitter.close)
+        """As `Client.close`."""
+        self._is_closed = True
+        await self._watches.close()
+        await asyncio.to_thread(self._opened.close)
 
     async def __aenter__(self) -> Self:
+        self._check_open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:

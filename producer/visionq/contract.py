@@ -88,6 +88,7 @@ class FailureCode(StrEnum):
     INPUT_NOT_ALLOWED = "input_not_allowed"
     INPUT_TOO_LARGE = "input_too_large"
     INPUT_UNAVAILABLE = "input_unavailable"
+    INPUT_CORRUPT = "input_corrupt"
     NOT_AN_IMAGE = "not_an_image"
     IMAGE_TRUNCATED = "image_truncated"
     IMAGE_TOO_LARGE = "image_too_large"

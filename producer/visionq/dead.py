@@ -23,7 +23,7 @@ from redis.client import NEVER_DECODE
 
 from visionq.arguments import checked_count
 from visionq.contract import State, is_task_id, read_task
-from visionq.errors import InvalidArgument, InvalidTask, TaskUnknown
+from visionq.errors import ClientClosed, InvalidArgument, InvalidTask, TaskUnknown
 from visionq.names import Names
 from visionq.records import LANES, LOOK_SECONDS, connect, encode_task, mapped_errors
 
@@ -220,7 +220,8 @@ class DeadLetters:
 
     def __init__(self, client: redis.Redis, names: Names, *, ttl_seconds: int) -> None:
         """`ttl_seconds` is that of the records."""
-        self._redis = client
+        self._client = client
+        self._is_closed = False
         self._names = names
         self._ttl = str(ttl_seconds)
         self._replay = client.register_script(REPLAY)
@@ -289,16 +290,29 @@ class DeadLetters:
         return purged
 
     def close(self) -> None:
-        self._redis.close()
+        """A later call raises `ClientClosed`."""
+        self._is_closed = True
+        self._client.close()
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @property
+    def _redis(self) -> redis.Redis:
+        self._check_open()
+        return self._client
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClientClosed("the dead letters were closed: open them again")
+
     def _ids(self, which: Sequence[str] | Where) -> Sequence[str]:
         """The letters meant, each once, the oldest first when they are not named."""
+        self._check_open()
         if isinstance(which, Where):
             return [letter.id for letter in self._read(self._aged_ids(which), which)]
         return tuple(dict.fromkeys(_checked_letters(which)))

@@ -26,6 +26,8 @@
     │   └── ObjectTooLarge
     ├── ResultGone               the task was answered, but its result object is not there any more
     ├── ResultUnreadable         its result object is damaged, or of a newer version
+    ├── ClientClosed             a client was used after its `close`
+    ├── ReentrantCall            a signal handler came while the client was opening a connection
     ├── WaitTimeout              the task goes on; only the waiting ended; carries its last `status`
     ├── NoValue                  there is an answer, but no value in it; carries the `result`
     └── TaskNotDone              there is no answer, and there will be none
@@ -34,7 +36,8 @@
         ├── TaskRevoked
         └── TaskExpired
 
-The class docstring is the default message. An `InvalidTask` carries the `code` that a failed
+The class docstring is the default message. No message shows a password or the query of a URL
+(`redaction.py`). An `InvalidTask` carries the `code` that a failed
 result would carry, since the worker checks again what other senders put into the queue.
 Foreign exceptions are mapped at the door of their library (`records.py`, `broker.py`,
 `objects.py`) and stay reachable as `__cause__`.
@@ -44,6 +47,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from visionq.redaction import redacted
+
 if TYPE_CHECKING:
     from visionq.contract import Result, Status
 
@@ -52,7 +57,7 @@ class VisionqError(Exception):
     """Something went wrong in visionq."""
 
     def __init__(self, message: str | None = None) -> None:
-        text = message or type(self).__doc__ or ""
+        text = redacted(message or type(self).__doc__ or "")
         # Half a character, which a caller may have sent, would fail where the message is printed.
         super().__init__(text.encode(errors="backslashreplace").decode())
 
@@ -201,6 +206,15 @@ class ResultGone(VisionqError):
 
 class ResultUnreadable(VisionqError):
     """The result object in the store cannot be read: damaged, or written by a newer version."""
+
+
+class ClientClosed(VisionqError):
+    """The client is closed: make a new one."""
+
+
+class ReentrantCall(VisionqError):
+    """A signal handler interrupted the client while it was loading what it connects with; nothing
+    was sent. Make the call again after the handler has returned."""
 
 
 class WaitTimeout(VisionqError):

@@ -23,6 +23,7 @@ from visionq.inputs import (
     upright_size,
 )
 from visionq.objects import split_s3_url
+from visionq.per_process import no_fork
 
 if TYPE_CHECKING:
     from visionq.inputs import ImageArgument
@@ -82,7 +83,7 @@ def _size_of_file(path: Path) -> Size:
         with path.open("rb") as file:
             size = _read_size(file)
     except (OSError, ValueError) as exc:
-        raise InvalidImage(f"cannot read {str(path)!r}: {exc}") from exc
+        raise InvalidImage(f"cannot read {str(path)!r}: {exc}") from None
     if size is None:
         raise _unreadable()
     return size
@@ -118,7 +119,8 @@ def _stored_size(store: ObjectStore, bucket: str, key: str) -> Size:
 def _read_size(file: IO[bytes]) -> Size | None:
     """None where the header is none, or goes on behind the file's end. Raises `InvalidImage`."""
     # Imported when it is needed: it brings urllib and an XML parser along.
-    import imagesize
+    with no_fork():
+        import imagesize
 
     head = file.read(PDF_HEAD_BYTES)
     file.seek(0)

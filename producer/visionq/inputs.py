@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, Union, cast
 from visionq.contract import MAX_PAGE, ImageRef
 from visionq.errors import InvalidImage
 from visionq.image_heads import HEAD_BYTES, check_head
-from visionq.names import INPUT_FOLDER, input_key
+from visionq.names import INPUT_FOLDER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -150,10 +150,7 @@ def upload(argument: ImageArgument, store: ObjectStore) -> ImageRef:
     file, page = split_page(argument)
     content = read_content(file)
     check_head(content[:HEAD_BYTES])
-    key = input_key(content)
-    if not store.exists(key):
-        store.put(key, content)
-    return ImageRef(ref=key, page=page)
+    return ImageRef(ref=store.put_input(content), page=page)
 
 
 def look_at(argument: ImageArgument) -> None:
@@ -217,9 +214,10 @@ def _read_file(path: Path, num_bytes: int = -1) -> bytes:
         with path.open("rb") as file:
             return file.read(num_bytes)
     except OSError as exc:
-        raise InvalidImage(f"cannot read {path}: {exc.strerror}") from exc
+        # The cause would show in a traceback what the message hides, where the path is a URL.
+        raise InvalidImage(f"cannot read {path}: {exc.strerror}") from None
     except ValueError as exc:  # a null character
-        raise InvalidImage(f"cannot read {str(path)!r}: {exc}") from exc
+        raise InvalidImage(f"cannot read {str(path)!r}: {exc}") from None
 
 
 def _read_stream(stream: Any) -> bytes:

@@ -7,6 +7,7 @@ so that moving code is no migration.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 TASK_NAME = "visionq.run"
@@ -15,6 +16,7 @@ TASK_NAME = "visionq.run"
 DEFAULT_NAMESPACE = "visionq"
 INPUT_FOLDER = "inputs"
 RESULT_FOLDER = "results"
+_INPUT_KEY = re.compile(rf"{INPUT_FOLDER}/([0-9a-f]{{64}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,12 @@ class Names:
 def input_key(content: bytes) -> str:
     """The content-addressed key of an uploaded image: equal bytes share one object."""
     return f"{INPUT_FOLDER}/{hashlib.sha256(content).hexdigest()}"
+
+
+def input_digest(key: str) -> str | None:
+    """The SHA-256 that the object of such a key has to have; None of any other key."""
+    match = _INPUT_KEY.fullmatch(key)
+    return match[1] if match else None
 
 
 def result_key(task_id: str) -> str:

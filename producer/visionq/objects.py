@@ -7,12 +7,14 @@ Whether it honours conditional writes has to be asked (`honours_put_new`).
 
 from __future__ import annotations
 
-import threading
+import hashlib
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from visionq.errors import (
@@ -23,7 +25,11 @@ from visionq.errors import (
     StorageDenied,
     StorageError,
     StorageUnavailable,
+    VisionqError,
 )
+from visionq.names import input_key
+from visionq.per_process import PerProcess, no_fork
+from visionq.redaction import redacted
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -38,6 +44,7 @@ _PASSING = frozenset({"SlowDown", "RequestTimeout", "ConditionalRequestConflict"
 _VARIABLES = "VISIONQ_STORAGE__..."
 PRECONDITION_FAILED = 412
 NOT_IMPLEMENTED = 501
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
 
 
@@ -62,11 +69,25 @@ class StoreAddress:
             raise SettingsError("storage: endpoint_url is not http[s]://host:port")
 
     def __repr__(self) -> str:
-        return f"StoreAddress(bucket={self.bucket!r}, endpoint_url={self.endpoint_url!r})"
+        text = f"StoreAddress(bucket={self.bucket!r}, endpoint_url={self.endpoint_url!r})"
+        return redacted(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Doors:
+    """boto3's client, and the short way for whole objects; None where only boto3 knows it."""
+
+    client: S3Client
+    signed: SignedRequests | None
+
+    def close(self) -> None:
+        self.client.close()
+        if self.signed is not None:
+            self.signed.close()
 
 
 class ObjectStore:
-    """Objects of one bucket, as bytes. Thread-safe; one boto3 client per store.
+    """Objects of one bucket, as bytes. Thread-safe, and usable in a forked child.
 
     Every method raises a `StorageError`: `StorageUnavailable` and `StorageDenied` concern the
     store, `BucketMissing` and `ObjectMissing` what was looked for.
@@ -80,17 +101,14 @@ class ObjectStore:
         max_connections: int = 32,
     ) -> None:
         self.bucket = address.bucket
-        self._address = address
-        self._timeout_seconds = timeout_seconds
-        self._max_connections = max_connections
-        self._building = threading.Lock()
-        self._built: tuple[S3Client, SignedRequests | None] | None = None
+        build = partial(_open_doors, address, timeout_seconds, max_connections)
+        self._doors = PerProcess(build, _Doors.close)
 
     def put(self, key: str, content: bytes, content_type: str = "application/octet-stream") -> None:
-        with self._mapped_errors(key):
-            client, signed = self._doors()
+        with self._opened(key) as doors:
+            signed = doors.signed
             if signed is None or not signed.put(self.bucket, key, content, content_type):
-                client.put_object(
+                doors.client.put_object(
                     Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
                 )
 
@@ -101,8 +119,8 @@ class ObjectStore:
 
         A store that does not honour the condition overwrites and says True.
         """
-        with self._mapped_errors(key):
-            client, signed = self._doors()
+        with self._opened(key) as doors:
+            client, signed = doors.client, doors.signed
             if signed and signed.put(self.bucket, key, content, content_type, is_new=True):
                 return True
             # Whatever else the short way was told, it is told again: a first reply that was lost
@@ -121,6 +139,18 @@ class ObjectStore:
                 raise
             return True
 
+    def put_input(self, content: bytes) -> str:
+        """Store an input under its digest, unless it is there already. Returns its key.
+
+        What is there is known by one HEAD: an object of another size, or with another MD5, is not
+        the input, and is replaced. The ETag is the MD5 on most stores, the embedded one among
+        them; not on AWS under KMS or in a directory bucket. There, only the size is compared.
+        """
+        key = input_key(content)
+        if not self._holds(key, content):
+            self.put(key, content)
+        return key
+
     def honours_put_new(self) -> bool:
         """Whether `put_new` keeps what is there. Writes a small object and removes it."""
         key = f"probes/{uuid.uuid4()}"
@@ -137,19 +167,18 @@ class ObjectStore:
     def get(self, key: str, *, bucket: str | None = None, max_bytes: int | None = None) -> bytes:
         """The object's bytes. Above `max_bytes` nothing is read and `ObjectTooLarge` is raised."""
         where = bucket or self.bucket
-        with self._mapped_errors(key):
-            client, signed = self._doors()
-            content = signed.get(where, key, max_bytes) if signed else None
+        with self._opened(key) as doors:
+            content = doors.signed.get(where, key, max_bytes) if doors.signed else None
             if content is None:
-                content = _get(client, where, key, max_bytes)
+                content = _get(doors.client, where, key, max_bytes)
         if isinstance(content, bytes):
             return content
         raise ObjectTooLarge(f"{key}: {content.num_bytes} > {max_bytes} bytes")
 
     def get_start(self, key: str, num_bytes: int, *, bucket: str | None = None) -> bytes:
         """The object's first bytes: so many, or all where there are fewer."""
-        with self._mapped_errors(key):
-            reply = self._doors()[0].get_object(
+        with self._opened(key) as doors:
+            reply = doors.client.get_object(
                 Bucket=bucket or self.bucket, Key=key, Range=f"bytes=0-{num_bytes - 1}"
             )
             with reply["Body"] as body:
@@ -157,109 +186,74 @@ class ObjectStore:
 
     def exists(self, key: str) -> bool:
         try:
-            with self._mapped_errors(key):
-                self._doors()[0].head_object(Bucket=self.bucket, Key=key)
+            self._head(key)
         except ObjectMissing:
             return False
         return True
 
     def delete(self, key: str) -> None:
-        with self._mapped_errors(key):
-            self._doors()[0].delete_object(Bucket=self.bucket, Key=key)
+        with self._opened(key) as doors:
+            doors.client.delete_object(Bucket=self.bucket, Key=key)
 
     def check_bucket(self) -> None:
         """Raise unless the bucket is there and may be used."""
-        with self._mapped_errors("", is_bucket=True):
-            self._doors()[0].head_bucket(Bucket=self.bucket)
+        with self._opened("", is_bucket=True) as doors:
+            doors.client.head_bucket(Bucket=self.bucket)
 
     def close(self) -> None:
-        if self._built is not None:
-            client, signed = self._built
-            client.close()
-            if signed is not None:
-                signed.close()
+        self._doors.close()
 
-    def _doors(self) -> tuple[S3Client, SignedRequests | None]:
-        """boto3's client, and the short way for whole objects; None where only boto3 knows it."""
-        with self._building:
-            if self._built is None:
-                try:
-                    self._built = self._build()
-                except ValueError as exc:  # of a host or region that botocore knows to be none
-                    raise SettingsError(f"storage: {exc}") from exc
-            return self._built
+    def _head(self, key: str) -> Mapping[str, Any]:
+        with self._opened(key) as doors:
+            return doors.client.head_object(Bucket=self.bucket, Key=key)
 
-    def _build(self) -> tuple[S3Client, SignedRequests | None]:
-        import boto3
-        from botocore.config import Config
-
-        from visionq.signed import SignedRequests
-
-        connect_seconds = min(3.0, self._timeout_seconds)
-        config = Config(
-            connect_timeout=connect_seconds,
-            read_timeout=self._timeout_seconds,
-            retries={"mode": "standard", "total_max_attempts": 2},
-            max_pool_connections=self._max_connections,
-            signature_version="s3v4",
-            s3={"addressing_style": "path" if self._address.endpoint_url else "auto"},
-            # Some compatible stores refuse the trailing checksum that boto3 sends by default.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
-        # boto3's default session is not made for several threads; a session of one's own is.
-        session = boto3.session.Session(
-            self._address.access_key, self._address.secret_key, region_name=self._address.region
-        )
-        client = session.client(
-            "s3",
-            endpoint_url=self._address.endpoint_url,
-            region_name=self._address.region,
-            config=config,
-        )
-        credentials = session.get_credentials()
-        # How buckets become addresses is known of an endpoint that was given, and of AWS; where the
-        # environment or a profile names another endpoint, it is boto3's to know.
-        is_aws = (urlsplit(client.meta.endpoint_url).hostname or "").endswith(".amazonaws.com")
-        is_known = self._address.endpoint_url is not None or is_aws
-        if credentials is None or not is_known:
-            return client, None
-        return client, SignedRequests(
-            session._session,  # noqa: SLF001 boto3 has no name of its own for it
-            credentials,
-            endpoint_url=client.meta.endpoint_url,
-            region=client.meta.region_name,
-            is_path_style=self._address.endpoint_url is not None,
-            connect_seconds=connect_seconds,
-            read_seconds=self._timeout_seconds,
-            max_connections=self._max_connections,
-        )
+    def _holds(self, key: str, content: bytes) -> bool:
+        """Whether the object has this content, as far as its head can tell."""
+        try:
+            head = self._head(key)
+        except ObjectMissing:
+            return False
+        if head["ContentLength"] != len(content):
+            return False
+        etag = head.get("ETag", "").strip('"')
+        # Under a key of its owner's, the ETag looks like an MD5 and is none.
+        is_encrypted = "SSECustomerAlgorithm" in head or "SSEKMSKeyId" in head
+        if is_encrypted or _MD5.fullmatch(etag) is None:
+            return True
+        return bool(etag == hashlib.md5(content, usedforsecurity=False).hexdigest())
 
     @contextmanager
-    def _mapped_errors(self, key: str, *, is_bucket: bool = False) -> Iterator[None]:
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            EndpointConnectionError,
-            NoCredentialsError,
-        )
-
+    def _opened(self, key: str, *, is_bucket: bool = False) -> Iterator[_Doors]:
+        """The doors, while their errors become ours."""
         try:
-            yield
-        except ClientError as exc:
-            self._raise_mapped(exc, key, is_bucket=is_bucket)
-        except NoCredentialsError as exc:
-            raise StorageDenied(
-                "no access key is set for the object store; set storage.access_key and "
-                f"storage.secret_key ({_VARIABLES}), or run `visionq up` here"
-            ) from exc
-        except EndpointConnectionError as exc:
-            raise StorageUnavailable(
-                f"object store: {type(exc).__name__}: {str(exc).rstrip('.')}; "
-                f"set storage.endpoint_url ({_VARIABLES}), or run `visionq up` here"
-            ) from exc
-        except (BotoCoreError, OSError) as exc:
-            raise StorageUnavailable(f"object store: {type(exc).__name__}: {exc}") from exc
+            with self._doors.use() as doors:
+                yield doors
+        except VisionqError:
+            raise
+        except Exception as exc:
+            with no_fork():
+                from botocore.exceptions import (
+                    BotoCoreError,
+                    ClientError,
+                    EndpointConnectionError,
+                    NoCredentialsError,
+                )
+
+            if isinstance(exc, ClientError):
+                self._raise_mapped(exc, key, is_bucket=is_bucket)
+            if isinstance(exc, NoCredentialsError):
+                raise StorageDenied(
+                    "no access key is set for the object store; set storage.access_key and "
+                    f"storage.secret_key ({_VARIABLES}), or run `visionq up` here"
+                ) from exc
+            if isinstance(exc, EndpointConnectionError):
+                raise StorageUnavailable(
+                    f"object store: {type(exc).__name__}: {str(exc).rstrip('.')}; "
+                    f"set storage.endpoint_url ({_VARIABLES}), or run `visionq up` here"
+                ) from exc
+            if isinstance(exc, BotoCoreError | OSError):
+                raise StorageUnavailable(f"object store: {type(exc).__name__}: {exc}") from exc
+            raise
 
     def _raise_mapped(self, exc: ClientError, key: str, *, is_bucket: bool) -> NoReturn:
         code = exc.response["Error"].get("Code", "")
@@ -286,6 +280,62 @@ def _is_endpoint(url: str) -> bool:
     return bool(
         is_whole and is_plain and parts.scheme in ("http", "https") and parts.hostname and port != 0
     )
+
+
+def _open_doors(address: StoreAddress, timeout_seconds: float, max_connections: int) -> _Doors:
+    import boto3
+    from botocore.config import Config
+
+    from visionq.signed import SignedRequests
+
+    connect_seconds = min(3.0, timeout_seconds)
+    config = Config(
+        connect_timeout=connect_seconds,
+        read_timeout=timeout_seconds,
+        retries={"mode": "standard", "total_max_attempts": 2},
+        max_pool_connections=max_connections,
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if address.endpoint_url else "auto"},
+        # Some compatible stores refuse the trailing checksum that boto3 sends by default.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    # boto3's default session is not made for several threads; a session of one's own is.
+    session = boto3.session.Session(
+        address.access_key, address.secret_key, region_name=address.region
+    )
+    # Requests are signed with the keys; a user in the address would only get into errors.
+    endpoint_url = _without_user(address.endpoint_url) if address.endpoint_url else None
+    try:
+        client = session.client(
+            "s3", endpoint_url=endpoint_url, region_name=address.region, config=config
+        )
+    except ValueError as exc:  # of a host or region that botocore knows to be none
+        raise SettingsError(f"storage: {exc}") from None
+    credentials = session.get_credentials()
+    # How buckets become addresses is known of an endpoint that was given, and of AWS; where the
+    # environment or a profile names another endpoint, it is boto3's to know.
+    is_aws = (urlsplit(client.meta.endpoint_url).hostname or "").endswith(".amazonaws.com")
+    is_known = address.endpoint_url is not None or is_aws
+    if credentials is None or not is_known:
+        return _Doors(client, None)
+    signed = SignedRequests(
+        session._session,  # noqa: SLF001 boto3 has no name of its own for it
+        credentials,
+        endpoint_url=client.meta.endpoint_url,
+        region=client.meta.region_name,
+        is_path_style=address.endpoint_url is not None,
+        connect_seconds=connect_seconds,
+        read_seconds=timeout_seconds,
+        max_connections=max_connections,
+    )
+    return _Doors(client, signed)
+
+
+def _without_user(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _get(client: S3Client, bucket: str, key: str, max_bytes: int | None) -> bytes | TooLarge:

@@ -35,9 +35,11 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import redis
@@ -66,6 +68,7 @@ from visionq.errors import (
     VisionqError,
 )
 from visionq.names import Names, result_key
+from visionq.per_process import PerProcess
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
@@ -500,7 +503,8 @@ class _RetryOnce(Retry):
     Else each of them would cost its next user a time-out.
     """
 
-    pool: redis.ConnectionPool | None = None
+    pool: Callable[[], redis.ConnectionPool | None] = staticmethod(lambda: None)
+    """A weak reference: a pool with nobody else to hold it closes its connections."""
 
     def __deepcopy__(self, _memo: object) -> Self:
         return self  # each connection would have a copy, without state to keep apart
@@ -509,35 +513,71 @@ class _RetryOnce(Retry):
         try:
             return super().call_with_retry(*args, **more)
         except redis.TimeoutError:
-            if self.pool is not None:
-                self.pool.disconnect(inuse_connections=False)
+            if (pool := self.pool()) is not None:
+                pool.disconnect(inuse_connections=False)
             raise
+
+
+class _Client(redis.Redis):
+    """redis-py's, with a pool for each process: its own look for a fork takes the inherited lock,
+    which another thread may have held."""
+
+    def __init__(self, pools: PerProcess[redis.ConnectionPool]) -> None:
+        self._pools = pools
+        super().__init__(connection_pool=pools.get())
+
+    @property
+    def connection_pool(self) -> redis.ConnectionPool:
+        return self._pools.get()
+
+    @connection_pool.setter
+    def connection_pool(self, _: redis.ConnectionPool) -> None:
+        pass  # redis-py's constructor sets what it was given
+
+    def close(self) -> None:
+        """Other threads may finish what they are doing. A call after this connects again."""
+        self._pools.close()
 
 
 def connect(url: str, *, timeout_seconds: float, gives_text: bool = True) -> redis.Redis:
     """A client that answers or fails within `timeout_seconds` per try, in text or in bytes.
 
+    Usable in a forked child.
+
     A connection that died while pooled is replaced once; every script here may safely run twice.
     Raises `SettingsError` for a URL that is none.
     """
     check_broker_url(url)
-    retry = _RetryOnce(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
     try:
-        client = redis.Redis.from_url(
-            url,
-            decode_responses=gives_text,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            socket_keepalive=True,
-            # One record that somebody has spoilt must not spoil the reading of the others.
-            encoding_errors="replace",
-            retry=retry,
-        )
-        retry.pool = client.connection_pool
-        return client
-    except ValueError as exc:
-        # The message could hold part of the password.
-        raise SettingsError("url is not redis://user:password@host:port/db") from exc
+        build = partial(_new_pool, url, timeout_seconds, gives_text=gives_text)
+        return _Client(PerProcess(build, _close_idle))
+    except ValueError:
+        # Without its cause: in a traceback, that could show part of the password.
+        raise SettingsError("url is not redis://user:password@host:port/db") from None
+
+
+def _new_pool(url: str, timeout_seconds: float, *, gives_text: bool) -> redis.ConnectionPool:
+    # Sockets and redis-py import something at the first connection. With a fork in the middle of
+    # that, the child would wait for the import for ever: so it is done here, where nobody forks.
+    "localhost".encode("idna")
+    redis.Connection()  # type: ignore[no-untyped-call]
+    retry = _RetryOnce(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+    pool = redis.ConnectionPool.from_url(
+        url,
+        decode_responses=gives_text,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        socket_keepalive=True,
+        # One record that somebody has spoilt must not spoil the reading of the others.
+        encoding_errors="replace",
+        retry=retry,
+    )
+    retry.pool = weakref.ref(pool)
+    return pool
+
+
+def _close_idle(pool: redis.ConnectionPool) -> None:
+    pool.disconnect(inuse_connections=False)
 
 
 def encode_task(task: Task) -> str:

@@ -271,7 +271,8 @@ def load_settings(path: Path | str | None = None, /, **flags: Mapping[str, Any])
     try:
         return cast("type[Settings]", FromFile)(**cast("dict[str, Any]", given))
     except ValidationError as exc:
-        raise SettingsError(_explain(exc, file)) from exc
+        # Without its cause, which shows the value: perhaps a URL with its password.
+        raise SettingsError(_explain(exc, file)) from None
     except ValueError as exc:
         raise SettingsError(f"{file}: {exc}") from exc
 

@@ -1,7 +1,8 @@
 """Waiting for tasks without polling: one subscription connection for all waiters.
 
-`Watch` lives on one event loop. The asyncio client uses the caller's loop; the synchronous one
-runs a `Watch` on a loop of its own in a background thread, so that both share this code.
+`Watch` lives on one event loop. The asyncio client has one on each loop that it is used on; the
+synchronous one runs a `Watch` on a loop of its own in a background thread, so that both share this
+code.
 A waiter subscribes to its task's channel, and only then reads the record: a change that falls
 between the two is either in the record or rings the bell.
 """
@@ -9,11 +10,12 @@ between the two is either in the record or rings the bell.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import redis
 import redis.asyncio
@@ -21,8 +23,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from visionq.contract import Status
-from visionq.errors import BrokerUnavailable, TaskUnknown, VisionqError, WaitTimeout
+from visionq.errors import BrokerUnavailable, ClientClosed, TaskUnknown, WaitTimeout
 from visionq.names import Names
+from visionq.per_process import PerProcess
 from visionq.records import mapped_errors, parse_statuses, queue_status
 
 RECONNECT_SECONDS = 0.5
@@ -32,6 +35,9 @@ RECONNECT_SECONDS = 0.5
 RECHECK_SECONDS = 15.0
 """A waiter reads its record this often even if nothing rings: a connection whose other end has
 vanished without a word delivers no event and no error."""
+
+END_SECONDS = 3.0
+"""How long a client that was dropped waits for its thread, which has two sockets to close."""
 
 
 class Bell:
@@ -50,7 +56,7 @@ class Bell:
 class Watch:
     """Reads records and waits for their changes over two connections at most. Not thread-safe.
 
-    Nothing is opened before the first call. What still waits at `close` raises `VisionqError`.
+    Nothing is opened before the first call. What still waits at `close` raises `ClientClosed`.
     """
 
     def __init__(self, url: str, names: Names, *, timeout_seconds: float) -> None:
@@ -104,13 +110,28 @@ class Watch:
 
     async def close(self) -> None:
         self._is_closed = True
-        await self._send_waiters_away()
+        try:
+            await self._send_waiters_away()
+        finally:
+            await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Close the connections. Who still waits is not told."""
+        self._is_closed = True
+        try:
+            await self._disconnect()
+        except asyncio.CancelledError:
+            # Where waiting was all that `asyncio.run` had to do, it now cancels what is left, once.
+            await self._disconnect()
+            raise
+
+    async def _disconnect(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reader
-        await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-        await self._redis.aclose()
+            await asyncio.wait([self._reader])
+        with suppress(redis.RedisError, OSError):
+            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+            await self._redis.aclose()
 
     async def _wait(self, task_id: str, timeout_seconds: float | None) -> Status:
         watched, cancels = _Watched(), _Cancels()
@@ -142,7 +163,7 @@ class Watch:
     async def _is_done(self, task_id: str, watched: _Watched) -> bool:
         """Read the record. An outage counts as not done. Raises `TaskUnknown`."""
         if self._is_closed:
-            raise VisionqError(f"the client was closed before task {task_id} was done")
+            raise ClientClosed(f"the client was closed before task {task_id} was done")
         try:
             watched.status = await self.status(task_id)
             watched.error = None
@@ -172,9 +193,7 @@ class Watch:
             bell.num_waiters -= 1
             if bell.num_waiters == 0:
                 del self._bells[channel]
-                with suppress(redis.RedisError, OSError):
-                    async with self._sending:
-                        await self._pubsub.unsubscribe(channel)
+                await self._unsubscribe(channel)
 
     async def _subscribe(self, channel: str, bell: Bell) -> None:
         """Return when Redis has confirmed the subscription, or said nothing in time.
@@ -189,6 +208,13 @@ class Watch:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_seconds):
                 await bell.is_subscribed.wait()
+
+    async def _unsubscribe(self, channel: str) -> None:
+        if self._is_closed:
+            return  # it would connect again
+        with suppress(redis.RedisError, OSError):
+            async with self._sending:
+                await self._pubsub.unsubscribe(channel)
 
     async def _run_reader(self) -> None:
         while True:
@@ -221,51 +247,142 @@ class Watch:
                 bell.ring()
 
 
-class ThreadedWatch:
-    """A `Watch` for synchronous callers: it lives on a loop in a background thread.
+class WatchPerLoop:
+    """A `Watch` for each event loop that the asyncio client is used on.
 
-    Thread-safe. The thread starts with the first wait, and anew in a forked child, because
-    threads do not survive a fork.
+    It is closed by `close`, when its loop ends (as `asyncio.run` ends it), and when this object is
+    dropped while the loop runs.
     """
 
     def __init__(self, new_watch: Callable[[], Watch]) -> None:
         self._new_watch = new_watch
-        self._starting = threading.Lock()
-        self._pid: int | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._watch: Watch
+        self._opened: PerProcess[_OpenWatches] = PerProcess(dict, dict.clear)
+
+    async def here(self) -> Watch:
+        """The one of the running loop."""
+        loop, opened = asyncio.get_running_loop(), self._opened.get()
+        if loop in opened:
+            return opened[loop][0]
+        for ended in [other for other in list(opened) if other.is_closed()]:
+            opened.pop(ended, None)
+        # A loop closes the generators that began on it when it ends, and those that are dropped.
+        keeper = _kept(self._new_watch())
+        watch = await anext(keeper)
+        opened[loop] = watch, keeper
+        return watch
+
+    async def close(self) -> None:
+        """What waits on this loop and on others raises `ClientClosed`."""
+        opened = self._opened.get()
+        here = opened.pop(asyncio.get_running_loop(), None)
+        self._opened.close()
+        if here is not None:
+            await here[1].aclose()
+
+
+_OpenWatches: TypeAlias = dict[asyncio.AbstractEventLoop, tuple[Watch, AsyncGenerator[Watch]]]
+
+
+async def _kept(watch: Watch) -> AsyncGenerator[Watch]:
+    try:
+        yield watch
+    finally:
+        await watch.close()
+
+
+class ThreadedWatch:
+    """A `Watch` for synchronous callers: it lives on a loop in a background thread.
+
+    Thread-safe. The thread starts with the first wait, and anew in a forked child, because
+    threads do not survive a fork. It ends with `close`, when this object is dropped, and when the
+    interpreter exits.
+    """
+
+    def __init__(self, new_watch: Callable[[], Watch]) -> None:
+        self._running = PerProcess(partial(_Background, new_watch), _Background.end)
 
     def wait(self, task_id: str, timeout_seconds: float | None = None) -> Status:
         """As `Watch.wait`."""
-        self._ensure_started()
-        waiting = self._watch.wait(task_id, timeout_seconds)
-        future = asyncio.run_coroutine_threadsafe(waiting, self._loop)
+        return self._running.get().wait(task_id, timeout_seconds)
+
+    def close(self) -> None:
+        """What still waits raises `ClientClosed`."""
+        self._running.close(_Background.close)
+
+
+class _Background:
+    """A loop with a `Watch` in a thread that ends when it is told to."""
+
+    def __init__(self, new_watch: Callable[[], Watch]) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._watch = new_watch()
+        self._told_to_end = asyncio.Event()
+        self._waiting: set[Future[Status]] = set()
+        self._thread = threading.Thread(target=self._run, name="visionq-watch", daemon=True)
+        self._thread.start()
+
+    def wait(self, task_id: str, timeout_seconds: float | None) -> Status:
+        """As `Watch.wait`, in any thread but the loop's."""
+        # Beside the coroutine's own future, which is cancelled when the interpreter exits: a daemon
+        # thread that waits would print a traceback then.
+        future: Future[Status] = Future()
+        self._waiting.add(future)
+        waiting = self._deliver(task_id, timeout_seconds, future)
+        try:
+            running = asyncio.run_coroutine_threadsafe(waiting, self._loop)
+        except RuntimeError:  # the loop was closed just now
+            waiting.close()
+            raise ClientClosed from None
         try:
             return future.result()
         except BaseException:
-            future.cancel()
+            running.cancel()
             raise
+        finally:
+            self._waiting.discard(future)
+            del future  # its error holds this frame, and with it the client
 
     def close(self) -> None:
-        if self._pid != os.getpid():
-            return
-        asyncio.run_coroutine_threadsafe(self._watch.close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._pid = None
+        """End, and tell those that wait."""
+        with suppress(RuntimeError):  # the loop is closed already
+            asyncio.run_coroutine_threadsafe(self._watch.close(), self._loop).result()
+        self.end()
+        for future in list(self._waiting):  # who began to wait in the meantime
+            if not future.done():
+                future.set_exception(ClientClosed())
 
-    def _ensure_started(self) -> None:
-        with self._starting:
-            if self._pid == os.getpid():
-                return
-            self._loop = asyncio.new_event_loop()
-            self._watch = self._new_watch()
-            self._thread = threading.Thread(
-                target=self._loop.run_forever, name="visionq-watch", daemon=True
-            )
-            self._thread.start()
-            self._pid = os.getpid()
+    def end(self) -> None:
+        """Close connections and loop. A daemon thread that still waits is left waiting."""
+        with suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._told_to_end.set)
+        # The garbage collector runs in any thread, perhaps in this one.
+        if threading.current_thread() is not self._thread:
+            self._thread.join(END_SECONDS)
+
+    async def _deliver(
+        self, task_id: str, timeout_seconds: float | None, future: Future[Status]
+    ) -> None:
+        try:
+            status = await self._watch.wait(task_id, timeout_seconds)
+        except Exception as exc:
+            future.set_exception(exc)
+            del future  # the error holds this frame
+        else:
+            future.set_result(status)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._main())
+        finally:
+            self._loop.close()
+
+    async def _main(self) -> None:
+        await self._told_to_end.wait()
+        await self._watch.disconnect()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
 
 async def _heard(ring: asyncio.Event) -> None:

@@ -75,6 +75,28 @@ def test_wrong_secret_of_the_store_is_one_line_without_the_secret(idle: Env) -> 
     assert "hunter2" not in line
 
 
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+def test_password_in_the_endpoint_is_shown_nowhere(idle: Env, closed_port: int, level: str) -> None:
+    endpoint = f"http://somebody:hunter2@127.0.0.1:{closed_port}"
+    away = idle | {
+        "VISIONQ_STORAGE__ENDPOINT_URL": endpoint,
+        "VISIONQ_BROKER__URL": f"redis://:hunter2@127.0.0.1:{closed_port}/0",
+        "VISIONQ_WORKER__LOG_LEVEL": level,
+    }
+    for command in (["check", "--quick"], ["run"]):
+        result = visionq_worker(away, *command)
+        assert result.exit_code in (1, 3)
+        assert "hunter2" not in result.stdout + result.stderr
+        assert "somebody" not in result.stdout + result.stderr
+
+
+def test_endpoint_with_a_password_is_the_same_store(idle: Env) -> None:
+    plain = idle["VISIONQ_STORAGE__ENDPOINT_URL"]
+    with_user = plain.replace("://", "://somebody:hunter2@")
+    result = visionq_worker(idle | {"VISIONQ_STORAGE__ENDPOINT_URL": with_user}, "check", "--quick")
+    assert (result.exit_code, "hunter2" in result.stdout) == (0, False)
+
+
 def test_missing_bucket_is_one_line(idle: Env) -> None:
     (line,) = failures(idle | {"VISIONQ_STORAGE__BUCKET": "nobody-made-this"})
     assert line == "FAIL bucket: there is no bucket 'nobody-made-this'"

@@ -171,9 +171,18 @@ def test_several_forms_may_be_mixed_and_keep_their_order(
 def test_what_is_already_uploaded_is_not_uploaded_again(
     client: Client, bucket: ObjectStore, content: bytes
 ) -> None:
-    bucket.put(key_of(content), b"whoever overwrites this has uploaded again")
+    bucket.put(key_of(content), content, "image/of-the-first-upload")
     client.ocr(content)
-    assert bucket.get(key_of(content)) == b"whoever overwrites this has uploaded again"
+    assert bucket._head(key_of(content))["ContentType"] == "image/of-the-first-upload"
+
+
+@pytest.mark.parametrize("change", [lambda _: b"", lambda it: it[:-1], lambda it: it[::-1]])
+def test_a_wrong_object_under_the_digest_of_an_image_is_replaced(
+    client: Client, bucket: ObjectStore, content: bytes, change: Callable[[bytes], bytes]
+) -> None:
+    bucket.put(key_of(content), change(content))
+    client.ocr(content)
+    assert bucket.get(key_of(content)) == content
 
 
 def test_a_reference_costs_the_store_nothing(

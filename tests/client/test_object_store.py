@@ -65,7 +65,7 @@ class ScriptedStore:
                 store.requests.append((self.command, self.path, headers))
                 store.answers.pop(0)(self)
 
-            do_GET = do_PUT = handle_any  # noqa: N815 the library's names
+            do_GET = do_PUT = do_HEAD = handle_any  # noqa: N815 the library's names
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -231,7 +231,7 @@ def test_bucket_on_aws_has_the_address_that_its_certificate_covers(bucket: str, 
     store = ObjectStore(
         StoreAddress(bucket="other", region="eu-west-1", access_key="key", secret_key="secret")
     )
-    _, signed = store._doors()
+    signed = store._doors.get().signed
     assert signed is not None
     assert signed._url(bucket, "a b") == url
     store.close()
@@ -242,3 +242,65 @@ def test_error_types_are_those_of_the_store() -> None:
         issubclass(kind, StorageError)
         for kind in (ObjectMissing, ObjectTooLarge, StorageDenied, StorageUnavailable)
     )
+
+
+MD5_OF_CONTENT = "9a0364b9e99bb480dd25e1f0284c8555"
+KEY_OF_CONTENT = "inputs/ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
+
+
+def head(**headers: str) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content_Length": "7", "ETag": f'"{MD5_OF_CONTENT}"'},
+        # No MD5: uploaded in parts, encrypted under a key of its owner's, or none at all.
+        {"Content_Length": "7", "ETag": '"00000000000000000000000000000000-2"'},
+        {
+            "Content_Length": "7",
+            "ETag": f'"{"0" * 32}"',
+            "x_amz_server_side_encryption_aws_kms_key_id": "key",
+        },
+        {
+            "Content_Length": "7",
+            "ETag": f'"{"0" * 32}"',
+            "x_amz_server_side_encryption_customer_algorithm": "AES256",
+        },
+        {"Content_Length": "7"},
+    ],
+)
+def test_input_that_is_there_costs_one_head(scripted: Any, headers: dict[str, str]) -> None:
+    server, store = scripted(head(**headers))
+    assert store.put_input(b"content") == KEY_OF_CONTENT
+    assert [method for method, *_ in server.requests] == ["HEAD"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content_Length": "6", "ETag": f'"{MD5_OF_CONTENT}"'},
+        {"Content_Length": "0"},
+        {"Content_Length": "7", "ETag": f'"{"0" * 32}"'},
+    ],
+)
+def test_wrong_object_under_the_key_of_an_input_is_replaced(
+    scripted: Any, headers: dict[str, str]
+) -> None:
+    server, store = scripted(head(**headers), reply(200))
+    assert store.put_input(b"content") == KEY_OF_CONTENT
+    assert [method for method, *_ in server.requests] == ["HEAD", "PUT"]
+
+
+@pytest.mark.parametrize("wrong", [b"", b"x", b"Content", b"contents"])
+def test_wrong_object_is_mended_in_the_embedded_store(store: ObjectStore, wrong: bytes) -> None:
+    store.put(KEY_OF_CONTENT, wrong)
+    store.put_input(b"content")
+    assert store.get(KEY_OF_CONTENT) == b"content"

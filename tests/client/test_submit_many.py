@@ -28,7 +28,7 @@ def test_2500_tasks_are_all_recorded_and_all_published(
 
 
 def test_batching_is_really_on(client: Client) -> None:
-    with client._submitter._publisher._producers.acquire(block=True) as producer:
+    with client._submitter._publisher._producer() as (_, producer):
         assert producer.supports_batch_publish is True
 
 

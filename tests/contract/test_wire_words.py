@@ -59,6 +59,7 @@ def test_failure_codes_never_change() -> None:
         "input_not_allowed",
         "input_too_large",
         "input_unavailable",
+        "input_corrupt",
         "not_an_image",
         "image_truncated",
         "image_too_large",

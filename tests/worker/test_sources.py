@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import boto3
 import pytest
@@ -14,6 +15,8 @@ from tests.worker.workbench import DOT_KEY
 from visionq import StoreAddress
 from visionq.contract import FailureCode, ImageRef
 from visionq.errors import BucketMissing, StorageDenied, StorageUnavailable
+from visionq.inputs import upload
+from visionq.names import input_key
 from visionq.objects import ObjectStore
 from visionq_worker.errors import TaskError
 from visionq_worker.fetching import Fetcher
@@ -212,6 +215,56 @@ def test_missing_bucket_of_the_service_is_not_the_tasks_fault(address: StoreAddr
             TASK_ID, 0, ImageRef(ref=DOT_KEY)
         )
     store.close()
+
+
+@pytest.mark.parametrize("ref", ["inputs/{}", "s3://visionq/inputs/{}"])
+@pytest.mark.parametrize("wrong", [b"", b"of another task", b"cut o", b"cut off!"])
+def test_input_that_is_not_what_its_key_says_is_refused_until_it_is_uploaded_again(
+    sources: Sources, bucket: ObjectStore, ref: str, wrong: bytes
+) -> None:
+    content = b"cut off."
+    key = input_key(content)
+    bucket.put(key, wrong)
+    image = ImageRef(ref=ref.format(key.removeprefix("inputs/")))
+    with pytest.raises(TaskError, match="upload it again") as caught:
+        sources.fetch(TASK_ID, 0, image)
+    assert (caught.value.code, caught.value.retryable) == (FailureCode.INPUT_CORRUPT, True)
+    assert upload(content, bucket) == ImageRef(ref=key)
+    assert sources.fetch(TASK_ID, 0, image).content == content
+
+
+def test_input_that_is_mended_between_two_reads_is_taken(bucket: ObjectStore) -> None:
+    content = b"mended meanwhile"
+    key = input_key(content)
+    bucket.put(key, b"wrong")
+
+    class MendedStore(ObjectStore):
+        def get(self, key: str, **more: Any) -> bytes:
+            found = bucket.get(key, **more)
+            bucket.put(key, content)
+            return found
+
+    store = MendedStore(StoreAddress(bucket=bucket.bucket))
+    assert own(store).fetch(TASK_ID, 0, ImageRef(ref=key)).content == content
+
+
+def test_digest_is_asked_of_inputs_of_the_services_bucket_only(
+    sources: Sources, bucket: ObjectStore, address: StoreAddress
+) -> None:
+    key = input_key(b"anything")
+    with_photos = ObjectStore(replace(address, bucket="photos"))
+    with_photos.put(key, DOT)
+    with_photos.close()
+    assert sources.fetch(TASK_ID, 0, ImageRef(ref=f"s3://photos/{key}")).content == DOT
+    bucket.put("inputs/named-by-its-owner", DOT)
+    assert sources.fetch(TASK_ID, 0, ImageRef(ref="inputs/named-by-its-owner")).content == DOT
+
+
+def test_bytes_behind_a_url_replace_a_wrong_object(bucket: ObjectStore) -> None:
+    content, notes = uuid.uuid4().bytes, Notes()
+    bucket.put(input_key(content), bytes(16))
+    found = from_web(bucket, notes, ScriptedFetcher(content)).fetch(TASK_ID, 0, ImageRef(ref=URL))
+    assert bucket.get(notes.keys[0]) == found.content == content
 
 
 def own(store: ObjectStore) -> Sources:

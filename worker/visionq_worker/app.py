@@ -27,6 +27,7 @@ from visionq.contract import FailureCode, Lane, Result, State, is_task_id, read_
 from visionq.contract import Task as ImageTask
 from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names, result_key
+from visionq.redaction import RedactingFormatter
 from visionq.settings import Settings, load_settings
 from visionq_worker.celery_parts import Backend, Consumer, Pool, celery_options
 from visionq_worker.cpu import set_up_cpu
@@ -104,6 +105,8 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     if not set_up_cpu(settings.engine.cpu_threads, settings.engine.cpu_wait):
         log.debug("torch was imported before: engine.cpu_threads and engine.cpu_wait do nothing")
     register_plain_json()
+    for set_up in (signals.after_setup_logger, signals.after_setup_task_logger):
+        set_up.connect(_redact)
     names = Names(settings.broker.namespace)
     url = settings.broker.url.get_secret_value()
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
@@ -144,6 +147,13 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
         resultrepr_maxsize=1,
     )(run)
     return app
+
+
+def _redact(logger: logging.Logger, **_: Any) -> None:
+    """Of Celery's command line; `visionq-worker` has set up its own logging."""
+    for handler in logger.handlers:
+        if not isinstance(handler.formatter, RedactingFormatter):
+            handler.setFormatter(RedactingFormatter(handler.formatter or logging.Formatter()))
 
 
 def _load(settings: Settings) -> Engine:

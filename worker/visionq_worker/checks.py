@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from visionq.errors import StorageError
+from visionq.redaction import redacted
 from visionq.settings import Settings
 from visionq_worker.errors import StartError
 from visionq_worker.loading import choose
@@ -36,9 +37,10 @@ def check_all(settings: Settings, *, is_quick: bool) -> Iterator[Finding]:
 
 def _finding(name: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(name, True, check())
+        return Finding(name, True, redacted(check()))
     except (StartError, StorageError, ModelError) as exc:
-        return Finding(name, False, str(exc).removeprefix(f"{name}: ").replace("\n", " "))
+        text = str(exc).removeprefix(f"{name}: ").replace("\n", " ")
+        return Finding(name, False, redacted(text))
 
 
 def _check_broker(settings: Settings) -> str:

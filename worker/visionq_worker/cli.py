@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from visionq.errors import BrokerUnavailable, InvalidTask, SettingsError
+from visionq.redaction import RedactingFormatter
 from visionq.settings import Settings, load_settings
 from visionq.shell import Session, print_json, read_fields, read_schema, say
 from visionq.submissions import Submission
@@ -188,7 +189,7 @@ class _PrintableFormatter(logging.Formatter):
 
 def _set_up_logging(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_PrintableFormatter(LOG_FORMAT))
+    handler.setFormatter(RedactingFormatter(_PrintableFormatter(LOG_FORMAT)))
     logging.basicConfig(level=settings.worker.log_level, handlers=[handler])
     if settings.worker.log_level != "DEBUG":
         for name in REPEATS_OUR_LINES:

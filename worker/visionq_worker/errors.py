@@ -11,15 +11,16 @@ The wire carries the code and the sentence, the log carries the cause.
 from __future__ import annotations
 
 from visionq.contract import Failure, FailureCode
+from visionq.redaction import redacted
 
 
 class TaskError(Exception):
     """The task ends in FAILURE with this code. `message` is safe to show to anyone."""
 
     def __init__(self, code: FailureCode, message: str, *, retryable: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.code = code
-        self.message = message
+        self.message = redacted(message)
         self.retryable = retryable
 
     def as_failure(self) -> Failure:
@@ -34,7 +35,7 @@ class Postponed(Exception):
     """
 
     def __init__(self, message: str, *, is_noted: bool = False, is_strike: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.is_noted = is_noted
         self.is_strike = is_strike
 
@@ -45,3 +46,6 @@ class TakenOver(Exception):
 
 class StartError(Exception):
     """The worker cannot start. The message is one line and says what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))

@@ -17,12 +17,15 @@ from visionq.errors import (
     StorageUnavailable,
 )
 from visionq.inputs import is_pdf
-from visionq.names import input_key
+from visionq.names import input_digest
 from visionq.objects import ObjectStore, split_s3_url
 from visionq_worker.errors import TaskError
 
 if TYPE_CHECKING:
     from visionq_worker.fetching import Fetcher
+
+
+CORRUPT_READS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +100,13 @@ class Sources:
         if pinned := self._pins.pinned(task_id, number):
             return self._from_store(None, pinned)
         source = _source(self._fetcher.fetch(url))
-        key = input_key(source.content)
-        if not self._store.exists(key):
-            self._store.put(key, source.content)
+        key = self._store.put_input(source.content)
         counts = self._pins.pin(task_id, number, key)
         return source if counts == key else self._from_store(None, counts)
 
     def _from_store(self, bucket: str | None, key: str) -> Source:
         try:
-            return _source(self._store.get(key, bucket=bucket, max_bytes=self._max_bytes))
+            return self._read(bucket, key)
         except ObjectMissing as exc:
             raise TaskError(FailureCode.INPUT_MISSING, "an input image is not there") from exc
         except ObjectTooLarge as exc:
@@ -116,6 +117,21 @@ class Sources:
                 raise
             message = "the object store gives no image under this reference"
             raise TaskError(FailureCode.INPUT_MISSING, message) from exc
+
+    def _read(self, bucket: str | None, key: str) -> Source:
+        """The object, which has to have the digest that its key names, if it is an input of ours.
+
+        A wrong one is read once more: it may be the reading that has gone wrong, or somebody may
+        just have uploaded the right one. It is left where it is. Removing it could remove the right
+        one, and the next upload of that replaces it (`ObjectStore.put_input`).
+        """
+        expected = input_digest(key) if bucket in (None, self._store.bucket) else None
+        for _ in range(CORRUPT_READS):
+            source = _source(self._store.get(key, bucket=bucket, max_bytes=self._max_bytes))
+            if expected in (None, source.digest):
+                return source
+        message = "an input image in the store is not what was uploaded: upload it again"
+        raise TaskError(FailureCode.INPUT_CORRUPT, message, retryable=True)
 
     def _may_pass(self, exc: StorageError, bucket: str | None) -> bool:
         """Whether waiting can help; a reference that the store will never serve must not wait."""
