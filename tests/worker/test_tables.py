@@ -205,13 +205,16 @@ def is_ambiguous(table: Lines) -> bool:
 
 @given(table=TABLES, outer=st.booleans())
 @example(table=[["-", "-"], ["-", "-"]], outer=False)
+@example(table=[[":", "==="], ["", ""], ["", ""]], outer=False)
+@example(table=[["", ';"'], ["", '"'], ["", ";"]], outer=False)
 def test_markdown_keeps_its_cells(table: Lines, outer: bool) -> None:
     cells = [[" ".join(cell.replace("\\", "").split()) or "x" for cell in row] for row in table]
     header, *rows = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in cells)
     lines = [header, " | ".join("---" for _ in cells[0]), *rows]
     text = "\n".join(f"| {line} |" if outer else line for line in lines)
     found = read_table(text)
-    assert found == cells or (found is None and any(map(is_drawn, cells)))
+    # With separators and quotes in the cells, the lines may be CSV as well.
+    assert found == cells or (found is None and (any(map(is_drawn, cells)) or '"' in text))
 
 
 def is_drawn(row: list[str]) -> bool:

@@ -24,6 +24,7 @@ _SEPARATORS = (",", "\t", ";")
 _HTML = re.compile(r"</t(able|[dhr])>", re.IGNORECASE)
 _PIPE = re.compile(r"(?<!\\)\|")
 _RULE = re.compile(r"(?=.*(---|===))[\s|+:=-]+")
+_ANY_RULE = re.compile(r"(?=.*[-=])[\s|+:=-]+")
 _RULE_CELL = re.compile(r":?(-+|=+):?")
 _LONG_RULE_CELL = re.compile(r":?(-{3,}|={3,}):?")
 
@@ -70,7 +71,7 @@ def read_table(text: str) -> Lines | None:
     lines = io.StringIO(content.strip(), newline="").readlines()
     found = [table for mark in _SEPARATORS if (table := _separated(lines, mark))]
     if found:
-        return None if len(found) > 1 or _is_piped_all_over(lines) else found[0]
+        return None if len(found) > 1 or _may_be_piped(lines) else found[0]
     return _piped([line.strip() for line in lines]) or _column(lines)
 
 
@@ -277,8 +278,12 @@ def _piped(lines: list[str]) -> Lines | None:
     return rows if all(not line or _ends(line) for line in remarks) else None
 
 
-def _is_piped_all_over(lines: list[str]) -> bool:
-    return all(_is_outlined(line.strip()) for line in lines)
+def _may_be_piped(lines: list[str]) -> bool:
+    """Whether lines that are CSV could be a Markdown table as well."""
+    if all(_is_outlined(line.strip()) for line in lines):
+        return True
+    has_rule = any("|" in line and _ANY_RULE.fullmatch(line.strip()) for line in lines)
+    return has_rule and not lines[0].startswith('"')
 
 
 def _is_outlined(line: str) -> bool:
@@ -290,9 +295,9 @@ def _is_piped(line: str) -> bool:
 
 
 def _without_frame(lines: list[str]) -> list[str]:
-    """The lines without rules above and below them."""
+    """The lines without rules above and below them; none with two rules above."""
     rows = [number for number, line in enumerate(lines) if not _RULE.fullmatch(line)]
-    return lines[rows[0] : rows[-1] + 1] if rows else []
+    return lines[rows[0] : rows[-1] + 1] if rows and rows[0] < 2 else []
 
 
 def _is_rule(line: str, num_cells: int) -> bool:
