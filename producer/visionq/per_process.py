@@ -134,7 +134,12 @@ class PerProcess(Generic[T]):
 
     def get(self) -> T:
         """The value, for what may be used by interrupting calls as well."""
-        return self._get(0).content
+        key = os.getpid(), 0
+        try:
+            return self._built[key].content
+        except KeyError:
+            pass
+        return self._build_once(key).content
 
     def close(self, close: Callable[[T], object] | None = None) -> None:
         """Close what this process has built, in another way where one is given.

@@ -205,7 +205,7 @@ def check(
         env=environment(urls, namespace),
         capture_output=True,
         text=True,
-        timeout=BOUND_SECONDS,
+        timeout=BOUND_SECONDS + 10 * num_uploads,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     lines = [line.split() for line in done.stdout.splitlines()]
