@@ -292,5 +292,10 @@ def test_a_task_of_a_later_version_is_refused_for_that_and_not_for_its_new_field
 
 def test_a_schema_that_is_not_carried_out_is_refused_with_its_pointer() -> None:
     with pytest.raises(SchemaUnsupported) as caught:
-        read_task(message(options={"schema": {"anyOf": [{"type": "null"}, {"unevaluatedItems": {}}]}}))
-    assert (caught.value.code, caught.value.pointer) == ("schema_unsupported", "/anyOf/1/unevaluatedItems")
+        read_task(
+            message(options={"schema": {"anyOf": [{"type": "null"}, {"unevaluatedItems": {}}]}})
+        )
+    assert (caught.value.code, caught.value.pointer) == (
+        "schema_unsupported",
+        "/anyOf/1/unevaluatedItems",
+    )
