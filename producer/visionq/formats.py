@@ -61,11 +61,14 @@ FORMATS: Mapping[str, str] = {
     "iri-reference": rf"(?:{_URI}|{_RELATIVE})",
     "uri-template": rf"(?:{_URL}|{_STEP})(?:{_STEP}|/\{{[a-z]{{1,30}}\}}){{0,10}}",
     "json-pointer": _POINTER,
-    "relative-json-pointer": rf"(?:0|[1-9][0-9]{{0,2}})(?:#|{_POINTER})",
+    "relative-json-pointer": rf"[0-9](?:#|{_POINTER})",
     "regex": r"\^?(?:(?:[a-zA-Z0-9 _/-]|\\[.dws]|\[(?:a-z|A-Z|0-9){1,3}\])[+*?]?){1,100}\$?",
     "byte": r"(?:[A-Za-z0-9+/]{4})*",
 }
 """Bodies of patterns. Other names of a format say nothing about validity (JSON Schema, 7.2.3)."""
+
+TIME_OF_DRAFT_3 = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+"""Without an offset."""
 
 OF_NUMBERS: Mapping[str, tuple[int, int]] = {
     "int32": (-(2**31), 2**31 - 1),

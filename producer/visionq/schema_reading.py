@@ -325,7 +325,7 @@ class Reading:
                 case "array":
                     strict = array(self, plain, levels, depth)
                 case "string":
-                    strict = string(plain)
+                    strict = string(plain, is_draft_3=self.references.is_draft_3)
                 case "number" | "integer":
                     strict = number(plain, is_whole=name == "integer")
                 case _:

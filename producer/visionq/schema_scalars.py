@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, TypeAlias
 
-from visionq.formats import FORMATS, OF_NUMBERS
+from visionq.formats import FORMATS, OF_NUMBERS, TIME_OF_DRAFT_3
 from visionq.patterns import Pattern, read_pattern, written_pattern
 from visionq.schema_parts import Part
 
@@ -54,12 +54,12 @@ def sizes(parts: Iterable[Part], least: str, greatest: str, most: int) -> tuple[
     return (low, high) if low <= high else None
 
 
-def string(parts: list[Part]) -> Strict | None:
+def string(parts: list[Part], *, is_draft_3: bool = False) -> Strict | None:
     limits = sizes(parts, "minLength", "maxLength", MAX_STRING_CHARS)
     if limits is None:
         return None
     low, high = limits
-    patterns = list(_patterns(parts))
+    patterns = list(_patterns(parts, is_draft_3))
     if not patterns:
         return {"type": "string", "minLength": low, "maxLength": high}
     (pattern, part, key), *others = patterns
@@ -92,14 +92,16 @@ def patterned(pattern: Pattern, low: int, high: int) -> Strict | None:
     return {**strict, "minLength": low} if low <= MAX_MET_CHARS else None
 
 
-def _patterns(parts: list[Part]) -> Iterable[tuple[Pattern, Part, str]]:
+def _patterns(parts: list[Part], is_draft_3: bool) -> Iterable[tuple[Pattern, Part, str]]:
     for part in parts:
         if "format" in part.schema:
             name = part.schema["format"]
             if not isinstance(name, str):
                 part.refuse("format", why="must be a string")
             if name in FORMATS:
-                yield written_pattern(f"^{FORMATS[name]}$"), part, "format"
+                is_old = is_draft_3 and name == "time"
+                body = TIME_OF_DRAFT_3 if is_old else FORMATS[name]
+                yield written_pattern(f"^{body}$"), part, "format"
         if "pattern" in part.schema:
             yield pattern_of(part, part.schema["pattern"], "pattern"), part, "pattern"
 

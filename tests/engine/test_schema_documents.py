@@ -99,6 +99,17 @@ def test_a_pattern_that_may_end_in_many_places_is_written(more: dict[str, Any]) 
         assert violation(json.loads(text), schema) is None
 
 
+@pytest.mark.parametrize("draft", ["03", "04", "07"])
+@pytest.mark.parametrize("name", ["time", "relative-json-pointer", "date-time", "uri", "ipv6"])
+def test_formats_are_those_of_the_draft(name: str, draft: str) -> None:
+    kind = f"http://json-schema.org/draft-{draft}/schema#"
+    schema = {"$schema": kind, "type": "string", "format": name}
+    for seed in range(4):
+        text = random_document(strict_schema(schema), Random(seed))
+        assert text is not None
+        assert violation(json.loads(text), schema) is None
+
+
 def test_schemas_of_a_folder_are_counted(tmp_path: Path) -> None:
     for name, schema in {
         "a": {"type": "object", "properties": {"a": {"type": "null"}}},
