@@ -77,7 +77,7 @@ class Backend(RedisBackend):  # type: ignore[misc]
     became of it. An answer's message is settled in the same step, which spares a round trip.
     """
 
-    _is_said = False
+    _is_reported = False
 
     def _store_result(
         self,
@@ -99,7 +99,7 @@ class Backend(RedisBackend):  # type: ignore[misc]
                 self._write(key, value, state, claim)
             except RedisError as error:
                 if is_for_good(error):
-                    self._say_once(key, error)
+                    self._report_once(key, error)
                     break
                 log.warning("Celery's result of task %s is not stored yet: %s", task_id, error)
                 sleep(pause)
@@ -109,11 +109,11 @@ class Backend(RedisBackend):  # type: ignore[misc]
             log.error("Celery's result of task %s is not stored: it will stay PENDING", task_id)
         return result
 
-    def _say_once(self, key: str, error: RedisError) -> None:
+    def _report_once(self, key: str, error: RedisError) -> None:
         """It is so for all tasks."""
-        if not self._is_said:
+        if not self._is_reported:
             log.error("Redis does not allow to store Celery's results, as %s: %s", key, error)
-        self._is_said = True
+        self._is_reported = True
 
     def _write(self, key: str, value: str, state: str, claim: str | None) -> None:
         if claim is None:
