@@ -342,6 +342,28 @@ REFUSED: list[tuple[Any, str]] = [
     ({"oneOf": [{"type": "string"}, {"type": "string", "format": "date"}]}, "/oneOf"),
     ({"type": "string", "not": {"format": "date"}}, "/not"),
     ({"type": "any"}, "/type"),
+    (
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "type": "object",
+            "oneOf": [
+                {"properties": {"a": {"const": 1}}, "required": ["a"]},
+                {"properties": {"a": {"const": 2}}, "required": ["a"]},
+            ],
+        },
+        "/oneOf",
+    ),
+    (
+        {
+            "oneOf": [{"$ref": "#/$defs/a", "type": "string"}, {"type": "null"}],
+            "$defs": {"a": {"description": "anything"}},
+        },
+        "/oneOf",
+    ),
+    (
+        {"$schema": "http://json-schema.org/draft-04/schema#", "enum": [1], "not": {"const": 2}},
+        "/enum/0",
+    ),
     ({"properties": {"a": {"required": True}}}, "/properties/a/required"),
     ({"$ref": "#"}, "/$ref"),
     ({"$ref": "https://example.org/schema"}, "/$ref"),
