@@ -71,6 +71,9 @@ class References:
         draft = root.get("$schema")
         is_old = isinstance(draft, str) and ("draft-03" in draft or "draft-04" in draft)
         self.is_draft_3 = isinstance(draft, str) and "draft-03" in draft
+        self.has_tuples_as_items = isinstance(draft, str) and any(
+            f"draft{one}" in draft for one in ("-03", "-04", "-06", "-07", "/2019-09")
+        )
         self.unsure = _unsure(draft if isinstance(draft, str) else "")
         self._id = "id" if is_old else "$id"
         self._bases: dict[str, str] = {}
