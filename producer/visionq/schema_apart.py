@@ -70,7 +70,7 @@ class Apart:
         if _takes_all(schema, strict["type"]):
             return None
         left = []
-        for key in schema:
+        for key in ["$ref"] if "$ref" in schema else schema:  # older drafts ignore the others
             try:
                 found = self._by_keyword(strict, part, key, level)
             except NotKnown:
@@ -93,6 +93,8 @@ class Apart:
     def _by_keyword(self, strict: Strict, part: Part, key: str, level: int) -> Strict | None:
         """What this one keyword takes away suffices, or `NotKnown`."""
         said = part.schema[key]
+        if key in self._references.unsure:
+            raise NotKnown
         match key:
             case "$ref":
                 return self.without(strict, self._references.target(part), level + 1)

@@ -26,6 +26,12 @@ SCHEMAS = frozenset(
 """Keywords whose value is a schema, or a list of them."""
 
 
+_SINCE_6 = frozenset({"const", "contains", "propertyNames"})
+_SINCE_7 = frozenset({"if", "then", "else"})
+_SINCE_2019 = frozenset({"dependentRequired", "dependentSchemas", "prefixItems"})
+_OLD = frozenset({"dependencies", "extends", "divisibleBy", "additionalItems"})
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A subschema. `owner` is the pointer of the referenced part, or the root, that it is in.
@@ -65,6 +71,10 @@ class References:
         draft = root.get("$schema")
         is_old = isinstance(draft, str) and ("draft-03" in draft or "draft-04" in draft)
         self.is_draft_3 = isinstance(draft, str) and "draft-03" in draft
+        self.has_tuples_as_items = isinstance(draft, str) and any(
+            f"draft{one}" in draft for one in ("-03", "-04", "-06", "-07", "/2019-09")
+        )
+        self.unsure = _unsure(draft if isinstance(draft, str) else "")
         self._id = "id" if is_old else "$id"
         self._bases: dict[str, str] = {}
         self._named: dict[str, str] = {}  # absolute URIs, without an empty fragment
@@ -172,6 +182,15 @@ def subschemas(schema: Any) -> Iterator[tuple[dict[str, Any], str]]:
         else:
             continue
         yield from ((one, step) for one, step in inner if isinstance(one, dict))
+
+
+def _unsure(draft: str) -> frozenset[str]:
+    """Keywords that the draft does not know. What they allow fits; what they forbid may, too."""
+    if "draft-03" in draft or "draft-04" in draft:
+        return _SINCE_6 | _SINCE_7 | _SINCE_2019
+    if "draft-06" in draft:
+        return _SINCE_7 | _SINCE_2019
+    return _SINCE_2019 if "draft-07" in draft else _OLD
 
 
 def _unescaped(step: str) -> str:

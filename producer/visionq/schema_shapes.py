@@ -37,6 +37,10 @@ def array(
     low, high = limits
     if anything is not None:
         return {"type": "array", "items": anything, "minItems": 0, "maxItems": MAX_ANY_ITEMS}
+    for part in parts:
+        is_list = isinstance(part.schema.get("items"), list)
+        if is_list and not reading.references.has_tuples_as_items:
+            part.refuse("items", why="is a list up to draft 2019-09 only: say prefixItems")
     prefix = [_prefix(part) for part in parts]
     firsts: list[Strict] = []
     for number in range(min(max(map(len, prefix)), high)):

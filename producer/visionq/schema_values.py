@@ -87,11 +87,14 @@ class Values:
             return schema
         if not isinstance(schema, dict) or level > MAX_LEVELS:
             return None
-        return all_of(
-            self._keyword(value, part, key, level)
-            for key in schema
-            if key in _KEYWORDS or key in _UNKNOWN
-        )
+        answers = []
+        for key in schema:
+            if key in _KEYWORDS or key in _UNKNOWN:
+                found = self._keyword(value, part, key, level)
+                is_beside = "$ref" in schema and key != "$ref"  # which older drafts ignore
+                is_unsure = is_beside or key in self._references.unsure
+                answers.append(None if found is False and is_unsure else found)
+        return all_of(answers)
 
     def _keyword(self, value: Any, part: Part, key: str, level: int) -> Known:
         if key in _UNKNOWN:

@@ -72,7 +72,13 @@ STRICT: dict[str, tuple[Any, Any]] = {
         },
     ),
     "a tuple of older drafts, with others behind": (
-        {"type": "array", "items": [NULL], "additionalItems": {"const": 1}, "maxItems": 3},
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "type": "array",
+            "items": [NULL],
+            "additionalItems": {"const": 1},
+            "maxItems": 3,
+        },
         {
             "type": "array",
             "prefixItems": [NULL],
@@ -342,6 +348,29 @@ REFUSED: list[tuple[Any, str]] = [
     ({"oneOf": [{"type": "string"}, {"type": "string", "format": "date"}]}, "/oneOf"),
     ({"type": "string", "not": {"format": "date"}}, "/not"),
     ({"type": "any"}, "/type"),
+    ({"type": "array", "items": [NULL]}, "/items"),
+    (
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "type": "object",
+            "oneOf": [
+                {"properties": {"a": {"const": 1}}, "required": ["a"]},
+                {"properties": {"a": {"const": 2}}, "required": ["a"]},
+            ],
+        },
+        "/oneOf",
+    ),
+    (
+        {
+            "oneOf": [{"$ref": "#/$defs/a", "type": "string"}, {"type": "null"}],
+            "$defs": {"a": {"description": "anything"}},
+        },
+        "/oneOf",
+    ),
+    (
+        {"$schema": "http://json-schema.org/draft-04/schema#", "enum": [1], "not": {"const": 2}},
+        "/enum/0",
+    ),
     ({"properties": {"a": {"required": True}}}, "/properties/a/required"),
     ({"$ref": "#"}, "/$ref"),
     ({"$ref": "https://example.org/schema"}, "/$ref"),
