@@ -28,8 +28,8 @@ def check_broker_url(url: object) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as exc:
-        raise _wrong() from exc
+    except ValueError:
+        raise _wrong() from None  # the cause may show part of the password
     if parts.scheme not in SCHEMES:
         raise _wrong("it must start with redis:// or rediss://")
     if port == 0 or not _is_host(parts.hostname or "localhost"):

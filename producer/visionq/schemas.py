@@ -42,11 +42,21 @@ def strict_schema(schema: object) -> Strict:
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         num_bytes = len(text.encode())
+        is_json = _is_json(schema)
     except (TypeError, ValueError, RecursionError) as exc:
         raise SchemaUnsupported("", f"the schema is no JSON: {exc}") from exc
+    if not is_json:
+        _refuse("", "the schema is no JSON: names are strings")
     if num_bytes > MAX_SCHEMA_BYTES:
         _refuse("", f"a schema has {MAX_SCHEMA_BYTES} bytes of JSON at most, not {num_bytes}")
     return _strict(text)
+
+
+def _is_json(value: object) -> bool:
+    """Whether all names in a value are strings; Python's JSON writes numbers as such."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_json(item) for name, item in value.items())
+    return not isinstance(value, list | tuple) or all(_is_json(item) for item in value)
 
 
 @lru_cache(maxsize=32)

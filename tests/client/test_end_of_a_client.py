@@ -37,6 +37,11 @@ from visionq.records import connect
 BOUND_SECONDS = 20.0
 
 
+def picture(size: int) -> bytes:
+    """Bytes of that length, of their own, that begin as a JPEG."""
+    return b"\xff\xd8\xff" + os.urandom(size - 3)
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing_unclosed() -> Iterator[None]:
     """What a test has left open is found now, as a warning, which fails the test."""
@@ -49,9 +54,13 @@ import asyncio, os, sys, threading
 from contextlib import suppress
 import visionq
 
+def picture(size):
+    "Bytes of that length, of their own, that begin as a JPEG."
+    return b"\\xff\\xd8\\xff" + os.urandom(size - 3)
+
 def wait_in_vain(client):
     with suppress(visionq.WaitTimeout):
-        client.ocr(os.urandom(100)).wait(0.1)
+        client.ocr(picture(100)).wait(0.1)
 """
 
 LEFT_OPEN = {
@@ -63,7 +72,7 @@ LEFT_OPEN = {
     "closed": "client = visionq.Client.from_settings(); wait_in_vain(client); client.close()",
     "while a daemon thread waits": """
 client = visionq.Client.from_settings()
-handle = client.ocr(os.urandom(100))
+handle = client.ocr(picture(100))
 threading.Thread(target=handle.wait, daemon=True).start()
 with suppress(visionq.WaitTimeout):
     handle.wait(0.3)
@@ -71,7 +80,7 @@ with suppress(visionq.WaitTimeout):
     "by an exception": """
 client = visionq.Client.from_settings()
 try:
-    client.ocr(os.urandom(100)).wait(0.1)
+    client.ocr(picture(100)).wait(0.1)
 except visionq.WaitTimeout as error:
     kept = error
 """,
@@ -79,14 +88,14 @@ except visionq.WaitTimeout as error:
 client = visionq.AsyncClient.from_settings()
 async def main():
     with suppress(visionq.WaitTimeout):
-        await (await client.ocr(os.urandom(100))).wait(0.1)
+        await (await client.ocr(picture(100))).wait(0.1)
 asyncio.run(main())
 asyncio.run(main())
 """,
     "by a coroutine that was cancelled": """
 async def main():
     client = visionq.AsyncClient.from_settings()
-    handle = await client.ocr(os.urandom(100))
+    handle = await client.ocr(picture(100))
     waiting = asyncio.create_task(handle.wait())
     await asyncio.sleep(0.1)
 asyncio.run(main())
@@ -134,7 +143,7 @@ def test_20_clients_that_are_dropped_leave_no_thread_and_no_file_descriptor(
 ) -> None:
     def use_and_drop() -> None:
         client = Client(urls.broker_url, address, namespace=namespace)
-        handle = client.ocr(os.urandom(100))
+        handle = client.ocr(picture(100))
         with suppress(WaitTimeout):
             handle.wait(0.05)
         client.status(handle.id)
@@ -154,7 +163,7 @@ def test_20_asyncio_clients_that_are_dropped_leave_no_file_descriptor(
 ) -> None:
     async def use_and_drop() -> None:
         client = AsyncClient(urls.broker_url, address, namespace=namespace)
-        handle = await client.ocr(os.urandom(100))
+        handle = await client.ocr(picture(100))
         with suppress(WaitTimeout):
             await handle.wait(0.05)
 
@@ -285,7 +294,7 @@ def test_threads_that_submit_and_wait_while_the_client_is_closed_all_come_back(
 
 
 async def use(client: AsyncClient, worker: HandWorker) -> None:
-    handle = await client.ocr(os.urandom(100))
+    handle = await client.ocr(picture(100))
     with pytest.raises(WaitTimeout):
         await handle.wait(0.05)
     assert (await handle.status()).state is State.PENDING

@@ -25,6 +25,10 @@ from visionq.dead import DeadLetters
 client = visionq.Client.from_settings()
 letters = DeadLetters.from_settings()
 
+def picture(size):
+    "Bytes of that length, of their own, that begin as a JPEG."
+    return b"\\xff\\xd8\\xff" + os.urandom(size - 3)
+
 def say(*words):
     "One write, so that the lines of several processes do not mix."
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -71,48 +75,48 @@ def run_children(number, body):
 """
 
 AFTER_USE = """
-use_all_doors(os.urandom(1000))
+use_all_doors(picture(1000))
 for round in range({num_rounds}):
-    run_children(6, lambda index: use_all_doors(os.urandom(3000 + 100 * index)))
-    use_all_doors(os.urandom(1000))
+    run_children(6, lambda index: use_all_doors(picture(3000 + 100 * index)))
+    use_all_doors(picture(1000))
 """
 
 BEFORE_USE = """
-run_children(6, lambda index: use_all_doors(os.urandom(3000 + 100 * index)))
-use_all_doors(os.urandom(1000))
+run_children(6, lambda index: use_all_doors(picture(3000 + 100 * index)))
+use_all_doors(picture(1000))
 """
 
 WHILE_THREADS_UPLOAD = """
 def upload():
     while not ended.is_set():
-        client.ocr(os.urandom(300_000)).status()
+        client.ocr(picture(300_000)).status()
 
 ended = threading.Event()
 threads = [threading.Thread(target=upload) for _ in range(3)]
 for thread in threads:
     thread.start()  # the first child may be born while they import and connect
 for round in range(3):
-    run_children(4, lambda index: use_all_doors(os.urandom(3000 + 100 * index)))
+    run_children(4, lambda index: use_all_doors(picture(3000 + 100 * index)))
 ended.set()
 for thread in threads:
     thread.join(20)
     assert not thread.is_alive()
-use_all_doors(os.urandom(1000))
+use_all_doors(picture(1000))
 """
 
 GRANDCHILDREN = """
-use_all_doors(os.urandom(1000))
+use_all_doors(picture(1000))
 def body(index):
-    use_all_doors(os.urandom(1000))
-    run_children(2, lambda index: use_all_doors(os.urandom(2000)))
-    use_all_doors(os.urandom(1000))
+    use_all_doors(picture(1000))
+    run_children(2, lambda index: use_all_doors(picture(2000)))
+    use_all_doors(picture(1000))
 run_children(2, body)
-use_all_doors(os.urandom(1000))
+use_all_doors(picture(1000))
 """
 
 UNUSED_IN_THE_CHILD = """
-use_all_doors(os.urandom(1000))
-handle = client.ocr(os.urandom(1000))
+use_all_doors(picture(1000))
+handle = client.ocr(picture(1000))
 waiter = threading.Thread(target=handle.wait, args=[30])
 waiter.start()
 time.sleep(0.3)
@@ -126,19 +130,19 @@ run_children(4, body)
 assert handle.cancel() == "REVOKED"
 waiter.join(10)
 assert not waiter.is_alive(), "the parent's subscription was cut"
-use_all_doors(os.urandom(1000))
+use_all_doors(picture(1000))
 """
 
 BY_MULTIPROCESSING = """
-use_all_doors(os.urandom(1000))
+use_all_doors(picture(1000))
 context = multiprocessing.get_context("fork")
-children = [context.Process(target=use_all_doors, args=[os.urandom(2000)]) for _ in range(6)]
+children = [context.Process(target=use_all_doors, args=[picture(2000)]) for _ in range(6)]
 for child in children:
     child.start()
 for child in children:
     child.join(40)
     say("hangs" if child.exitcode is None else f"ended {child.exitcode}")
-use_all_doors(os.urandom(1000))
+use_all_doors(picture(1000))
 """
 
 OF_THE_ASYNCIO_CLIENT = """
@@ -151,15 +155,15 @@ async def use(content):
     say("stored", len(content), hashlib.sha256(content).hexdigest())
 
 def use_and_leave(index):
-    asyncio.run(use(os.urandom(2000)))
+    asyncio.run(use(picture(2000)))
     os._exit(0)
 
-asyncio.run(use(os.urandom(1000)))
-run_children(4, lambda index: asyncio.run(use(os.urandom(2000))))
-asyncio.run(use(os.urandom(1000)))
+asyncio.run(use(picture(1000)))
+run_children(4, lambda index: asyncio.run(use(picture(2000))))
+asyncio.run(use(picture(1000)))
 
 async def main():
-    handle = await asynchronous.ocr(os.urandom(1000))
+    handle = await asynchronous.ocr(picture(1000))
     waiting = asyncio.create_task(handle.wait(30))
     await asyncio.sleep(0.2)
     # These may not return into the loop, nor into the pool of threads, that they were copied from.
