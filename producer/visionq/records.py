@@ -380,7 +380,7 @@ class Records:
         found, has_more = self._run(self._due, keys, args)
         return DueTasks(
             [
-                Due(task_id, verdict, json.loads(task), json.loads(celery) if celery else None)
+                Due(task_id, verdict, _decoded(task), _decoded(celery) if celery else None)
                 for task_id, verdict, task, celery in json.loads(found)
             ],
             has_more=bool(has_more),
@@ -691,6 +691,14 @@ def _refusal(reply: Any, limits: QueueLimits) -> VisionqError | None:
         f"{num_waiting} tasks of the {what} wait already; at most {most} may",
         retry_after_seconds=min(max(seconds, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS),
     )
+
+
+def _decoded(text: str) -> Any:
+    """A JSON value; of a record that somebody has spoilt, its text, which is no task."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _pin(number: int) -> str:

@@ -319,3 +319,11 @@ def test_gate_opens_when_the_store_is_back(office: Office) -> None:
     office.bench.store_gate.shut()
     office.reconciler._turn()
     assert office.bench.store_gate.is_open
+
+
+def test_spoilt_record_that_lacks_its_result_object_does_not_end_the_look(office: Office) -> None:
+    spoilt, lost = office.task(), office.task()
+    assert office.bench.records.cancel(spoilt.id) is State.REVOKED
+    office.raw.hset(office.names.record(spoilt.id), "task", "not JSON")
+    office.look()
+    assert office.queued() == [lost.id]
