@@ -91,6 +91,27 @@ def test_text_is_drawn_though_the_file_brings_no_font() -> None:
     assert 0.01 < dark < 0.2
 
 
+def test_fields_of_a_form_are_drawn_as_they_were_filled_in() -> None:
+    """A text field and a ticked box, with the appearances that the filling program made."""
+    form = "/BBox [0 0 100 100] /Type /XObject /Subtype /Form"
+    field = "/Type /Annot /Subtype /Widget /F 4 /P 10 0 R"
+    objects = {
+        1: b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [100 0 R 101 0 R] >> >>",
+        100: f"<< {field} /FT /Tx /T (name) /V (Ada) /Rect [0 742 100 842] "
+        "/AP << /N 102 0 R >> >>".encode(),
+        101: f"<< {field} /FT /Btn /T (yes) /V /On /AS /On /Rect [495 0 595 100] "
+        "/AP << /N << /On 103 0 R /Off 104 0 R >> >> >>".encode(),
+        102: stream(filled((1, 0, 0), (0, 0, 100, 100)), form),
+        103: stream(filled((0, 0, 1), (0, 0, 100, 100)), form),
+        104: stream(b"", form),
+    }
+    pixels = rendered(pdf(b"", page="/Annots [100 0 R 101 0 R]", objects=objects)).pixels
+    height, width, _ = pixels.shape
+    assert pixels[5, 5].tolist() == [255, 0, 0]
+    assert pixels[height - 6, width - 6].tolist() == [0, 0, 255]
+    assert pixels[height // 2, width // 2].tolist() == [255, 255, 255]
+
+
 def test_scan_is_drawn() -> None:
     scan = Image.new("RGB", (2480, 3508), (40, 90, 160))
     ImageDraw.Draw(scan).rectangle((0, 0, 1240, 1754), fill=(250, 250, 10))

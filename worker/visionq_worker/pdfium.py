@@ -129,7 +129,7 @@ def render(content: bytearray, number: int, num_crops: int) -> tuple[Reply, byte
         size = resized_size(*shape, num_crops)
     except ImageShapeError as error:
         raise Refused({**reply, "refusal": "no shape"}) from error
-    pixels = _painted(page, size)
+    pixels = _painted(document, page, size)
     return {**reply, "pixels": size, "has_undrawn_text": has_undrawn_text(page)}, pixels
 
 
@@ -152,7 +152,7 @@ def _shape(page: Any) -> Size:
     return Size(*map(round, parts))
 
 
-def _painted(page: Any, size: Size) -> bytearray:
+def _painted(document: Any, page: Any, size: Size) -> bytearray:
     stride = size.width * BYTES_PER_PIXEL
     pixels = bytearray(stride * size.height)
     buffer = (ctypes.c_ubyte * len(pixels)).from_buffer(pixels)
@@ -161,6 +161,11 @@ def _painted(page: Any, size: Size) -> bytearray:
     # In reverse order, what it calls BGR is RGB.
     flags = pdfium.FPDF_ANNOT | pdfium.FPDF_REVERSE_BYTE_ORDER
     pdfium.FPDF_RenderPageBitmap(bitmap, page, 0, 0, *size, 0, flags)
+    # Fields of a form are not among a page's annotations: what has been filled in is drawn by this.
+    fields = pdfium.FPDFDOC_InitFormFillEnvironment(document, pdfium.FPDF_FORMFILLINFO(version=2))
+    if fields:
+        pdfium.FPDF_RemoveFormFieldHighlight(fields)
+        pdfium.FPDF_FFLDraw(fields, bitmap, page, 0, 0, *size, 0, flags)
     return pixels
 
 
