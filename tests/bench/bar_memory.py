@@ -48,7 +48,7 @@ def _with_images(rig: Rig, client: Client) -> Iterator[Reading]:
     count = rig.count(NUM_WITH_BYTES)
     by_key = _bytes_per_task(rig, count, lambda: _submit_key(client, count))
     for name, size in IMAGE_BYTES.items():
-        image = os.urandom(size)
+        image = b"\xff\xd8\xff" + os.urandom(size - 3)  # it has to begin as an image
         taken = _bytes_per_task(rig, count, partial(_submit_bytes, client, count, image))
         yield Reading(
             bar="memory",

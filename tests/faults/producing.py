@@ -27,6 +27,7 @@ class Producer:
         self._prefix = f"{name}-{seed}"
         self._tokens = tokens
         self._random = random.Random(seed)
+        self._lengths: dict[str, int] = {}
         self._lock = threading.Lock()
         self._num_keys = 0
         self.accepted: list[str] = []
@@ -57,7 +58,8 @@ class Producer:
     ) -> str:
         """One submit, accepted when it returns. Raises `BrokerUnavailable`."""
         with self._lock:
-            length = tokens or self._random.randint(*self._tokens)
+            # The same for each try with a key: other content is a conflict.
+            length = tokens or self._lengths.setdefault(key, self._random.randint(*self._tokens))
         handle = self._client.submit(
             "ask",
             image or self._image,

@@ -51,13 +51,11 @@ def _refused(client: Redis, tried: list[tuple[str, tuple[Any, ...]]]) -> tuple[s
         for _, command in tried:
             pipe.execute_command(*command)  # type: ignore[no-untyped-call]
         replies = pipe.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, RedisError) and not is_for_good(reply):
-                raise reply
+    # A Redis that is full, say, refuses for now: that keeps no worker from starting.
     refused = {
         pattern: None
         for (pattern, _), reply in zip(tried, replies, strict=True)
-        if isinstance(reply, RedisError)
+        if isinstance(reply, RedisError) and is_for_good(reply)
     }
     return tuple(refused)
 
