@@ -353,7 +353,9 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 
 # KEYS open, unacked-index, suspects, then lane hash and queue of each lane, clock; ARGV prefix of
 # records, most, seconds of grace and until the next look, ttl, then each lane's name. Returns
-# [id, verdict, task, options of a foreign message or '']... in JSON, and whether there may be more.
+# [id, verdict, task, options]... in JSON, and whether there may be more. The options are a foreign
+# message's; of a task that is to end, they are '' where its message is still in the queue, and
+# else '{}' at least: it has to be sent again, for those who wait by Celery's result.
 #
 # Each due task is given to one caller only, since it is due again later. A message is lost when its
 # queue is empty, or begins with one that was sent later: queues are first in, first out. So only
@@ -440,6 +442,10 @@ local function published(record, lane, id, task)
   return {id, 'publish', task, redis.call('HGET', record, 'celery') or ''}
 end
 
+local function of_gone_message(record, is_gone)
+  return is_gone and (redis.call('HGET', record, 'celery') or '{}') or ''
+end
+
 -- What is to be done, and when to look again (nil: never).
 local function judge(id)
   local record = ARGV[1] .. id
@@ -449,19 +455,19 @@ local function judge(id)
   local later = now + ARGV[3]
   if not state and not dead then return nil, nil end
   if is_final(state) then
-    if owes then
-      return {id, 'write', task, redis.call('HGET', record, 'celery') or ''}, later
-    end
+    if owes then return {id, 'write', task, of_gone_message(record, due)}, later end
     return nil, nil
   end
-  if dead then return {id, 'bury', task or '{}', ''}, later end
+  if dead then return {id, 'bury', task or '{}', of_gone_message(record, task)}, later end
   if claim and redis.call('ZSCORE', KEYS[2], claim) then return nil, later end
   keep(record, ARGV[4])
   due, at, since = set_back(record, due, at, since, started)
   local parsed = cjson.decode(task)
   local lane = lanes[parsed.lane or 'interactive']
   local deadline = type(parsed.deadline) == 'number' and parsed.deadline or nil
-  if deadline and now > deadline then return {id, 'expire', task, ''}, later end
+  if deadline and now > deadline then
+    return {id, 'expire', task, of_gone_message(record, due)}, later
+  end
   local ending = deadline and deadline + 0.01 or math.huge
   if due and now < tonumber(due) then return nil, math.min(now + rest, tonumber(due), ending) end
   later = math.min(later, ending)

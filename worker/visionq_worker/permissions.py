@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from visionq.names import Names
 
 PROBE = "probe"
+REPLY_SECONDS = 5.0
+"""For the reply to a subscription."""
 PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """kombu's endings of a queue's name, for messages of other priorities."""
 
@@ -53,7 +55,7 @@ def _unheard(client: Redis, channel: str) -> tuple[str, ...]:
     with mapped_errors(), client.pubsub() as subscription:  # type: ignore[no-untyped-call]
         try:
             subscription.subscribe(channel)
-            subscription.parse_response()
+            subscription.get_message(timeout=REPLY_SECONDS)
         except RedisError as error:
             if not is_for_good(error):
                 raise
