@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import threading
@@ -225,6 +226,20 @@ def test_every_key_that_only_housekeeping_writes_is_tried(own_servers: LocalServ
             raw.execute_command("ACL", "SETUSER", "narrow", "&*")
             with redis.Redis.from_url(own_servers.urls.broker_url, username="narrow") as narrow:
                 assert forbidden_keys(narrow, names, []).own == (missing,)
+
+
+def test_what_a_message_says_besides_its_task_is_kept_without_a_canvas() -> None:
+    usual = {"id": "a", "root_id": "a", "ignore_result": False}
+    assert celery_parts.celery_options(Context(usual)) is None
+    for said in (
+        {"ignore_result": True},
+        {"group": "g", "group_index": 0},
+        {"root_id": "r"},
+        {"parent_id": "p"},
+    ):
+        kept = celery_parts.celery_options(Context(usual, **said))
+        assert kept is not None
+        assert json.loads(kept) == said
 
 
 def test_events_that_redis_refuses_do_not_pile_up(urls: LocalUrls) -> None:

@@ -40,17 +40,18 @@ CANVAS = ("callbacks", "errbacks", "chain", "chord")
 
 
 def celery_options(request: Any) -> str | None:
-    """What a message says besides its task, as JSON, when it has a canvas; None when it has none.
+    """What a message says besides its task, as JSON; None when that is what every message says.
 
     A task that is sent again from its record has to be sent with these.
     """
-    canvas = {name: getattr(request, name) for name in CANVAS if getattr(request, name)}
-    if not canvas:
-        return None
+    said = {name: getattr(request, name) for name in CANVAS if getattr(request, name)}
     for name in SENT_ON:
-        if getattr(request, name) is not None:
-            canvas[name] = getattr(request, name)
-    return json.dumps(canvas)
+        value = getattr(request, name)
+        # A task of no other one is its own root.
+        is_usual = value is None or value is False or (name == "root_id" and value == request.id)
+        if not is_usual:
+            said[name] = value
+    return json.dumps(said) if said else None
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
