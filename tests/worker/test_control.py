@@ -100,17 +100,24 @@ def test_a_user_who_may_not_subscribe_is_no_harm(
     raw.acl_deluser(name)
 
 
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        (redis.ResponseError("OOM"), "; send the command again"),
+        (redis.exceptions.NoPermissionError("no key"), ""),
+    ],
+)
 def test_a_redis_that_refuses_the_cancel_is_said_and_no_harm(
-    urls: LocalUrls, listening: Make, namespace: str
+    urls: LocalUrls, listening: Make, namespace: str, cause: Exception, advice: str
 ) -> None:
     def refuse(_task_id: str) -> None:
-        raise BrokerUnavailable("Redis: full")
+        raise BrokerUnavailable("Redis: full") from cause
 
     listening(Names(namespace), refuse)
     answered(urls, namespace)
     app = foreign_app(urls, namespace)
     [reply] = app.control.revoke(str(uuid.uuid4()), reply=True, timeout=5, limit=1)
-    assert reply == {NODE: {"error": "Redis cannot be reached; send the command again"}}
+    assert reply == {NODE: {"error": f"Redis cannot be reached, or refuses{advice}"}}
     assert answered(urls, namespace)
     app.close()
 

@@ -151,7 +151,9 @@ class Executor:
             raise Postponed(str(error)) from error
 
     def other_state(self, task_id: str) -> State:
-        """The state of the task that has this id; UNKNOWN without one, and for a failed stub.
+        """The state of the task that has this id; UNKNOWN without one, and for a stub.
+
+        That is a stub that has begun and not ended.
 
         Raises `Postponed`.
         """
