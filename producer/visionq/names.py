@@ -124,6 +124,10 @@ class Names:
         """Where workers send Celery's events, such as their heartbeats."""
         return f"{self.celery_prefix()}celeryev"
 
+    def event_topic(self, database: int, routing_key: str) -> str:
+        """The channel on which events of one sort are published, as kombu names it."""
+        return f"/{database}.{self.event_exchange()}/{routing_key}"
+
 
 def input_key(content: bytes) -> str:
     """The content-addressed key of an uploaded image: equal bytes share one object."""

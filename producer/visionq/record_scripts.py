@@ -13,12 +13,22 @@ local function is_final(state)
 end
 """
 
-_LOOK = """
-local function look(open, at, id, ttl)
-  redis.call('ZADD', open, at, id)
-  redis.call('EXPIRE', open, ttl)
+# A delayed task is kept for longer than its TTL, and so is what leads to it.
+_KEEP = """
+local function keep(key, seconds)
+  if redis.call('TTL', key) < tonumber(seconds) then redis.call('EXPIRE', key, seconds) end
 end
 """
+
+_LOOK = (
+    _KEEP
+    + """
+local function look(open, at, id, ttl)
+  redis.call('ZADD', open, at, id)
+  keep(open, ttl)
+end
+"""
+)
 
 # A lane's hash has `waiting` and `waiting:<tenant>`, and how fast tasks are started: `starts` since
 # `window`, and the `rate` per second in the window before that. Beside it, the sorted set
@@ -112,9 +122,13 @@ end
 redis.call('EXPIRE', record, ttl)
 redis.call('EXPIRE', lane, ttl)
 if tonumber(delay) > 0 then
-  -- Nobody sends its message before it is due; then the reconciler does.
+  -- Nobody sends its message before it is due; then the reconciler does. It has its whole TTL from
+  -- then on, and a look before `open` can have ended.
+  local life = ttl + math.ceil(delay)
   redis.call('HSET', record, 'due', now + delay, 'sent', '1')
-  look(open, now + delay, id, ttl)
+  keep(record, life)
+  if first then keep(first, life + ttl) end
+  look(open, now + math.min(delay, ttl / 2), id, life)
 else
   -- Half the life of the record; `DUE` looks sooner when the task has been overtaken.
   local at = now + ttl / 2
@@ -339,7 +353,9 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 
 # KEYS open, unacked-index, suspects, then lane hash and queue of each lane, clock; ARGV prefix of
 # records, most, seconds of grace and until the next look, ttl, then each lane's name. Returns
-# [id, verdict, task, options of a foreign message or '']... in JSON, and whether there may be more.
+# [id, verdict, task, options]... in JSON, and whether there may be more. The options are a foreign
+# message's; of a task that is to end, they are '' where its message is still in the queue, and
+# else '{}' at least: it has to be sent again, for those who wait by Celery's result.
 #
 # Each due task is given to one caller only, since it is due again later. A message is lost when its
 # queue is empty, or begins with one that was sent later: queues are first in, first out. So only
@@ -348,6 +364,7 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 DUE = (
     _NOW
     + _IS_FINAL
+    + _KEEP
     + """
 local now_text = now
 now = tonumber(now)
@@ -425,6 +442,10 @@ local function published(record, lane, id, task)
   return {id, 'publish', task, redis.call('HGET', record, 'celery') or ''}
 end
 
+local function of_gone_message(record, is_gone)
+  return is_gone and (redis.call('HGET', record, 'celery') or '{}') or ''
+end
+
 -- What is to be done, and when to look again (nil: never).
 local function judge(id)
   local record = ARGV[1] .. id
@@ -434,21 +455,22 @@ local function judge(id)
   local later = now + ARGV[3]
   if not state and not dead then return nil, nil end
   if is_final(state) then
-    if owes then
-      return {id, 'write', task, redis.call('HGET', record, 'celery') or ''}, later
-    end
+    if owes then return {id, 'write', task, of_gone_message(record, due)}, later end
     return nil, nil
   end
-  if dead then return {id, 'bury', task or '{}', ''}, later end
+  if dead then return {id, 'bury', task or '{}', of_gone_message(record, task)}, later end
   if claim and redis.call('ZSCORE', KEYS[2], claim) then return nil, later end
-  redis.call('EXPIRE', record, ARGV[4])
+  keep(record, ARGV[4])
   due, at, since = set_back(record, due, at, since, started)
   local parsed = cjson.decode(task)
   local lane = lanes[parsed.lane or 'interactive']
   local deadline = type(parsed.deadline) == 'number' and parsed.deadline or nil
-  if deadline and now > deadline then return {id, 'expire', task, ''}, later end
-  if deadline then later = math.min(later, deadline + 0.01) end
-  if due and now < tonumber(due) then return nil, math.min(later, tonumber(due)) end
+  if deadline and now > deadline then
+    return {id, 'expire', task, of_gone_message(record, due)}, later
+  end
+  local ending = deadline and deadline + 0.01 or math.huge
+  if due and now < tonumber(due) then return nil, math.min(now + rest, tonumber(due), ending) end
+  later = math.min(later, ending)
   if due then return published(record, lane, id, task), later end
   if state == 'STARTED' or state == 'PROGRESS' then
     redis.call('HSET', record, 'state', 'RETRY')
@@ -460,12 +482,12 @@ local function judge(id)
   if since < lost_before(lane) then return published(record, lane, id, task), later end
   redis.call('ZADD', lane.line, since, id)
   redis.call('EXPIRE', lane.line, ARGV[4])
-  return nil, math.min(now + rest, deadline and deadline + 0.01 or math.huge)
+  return nil, math.min(now + rest, ending)
 end
 
 local found, ids = {}, redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
 if #ids > 0 then
-  redis.call('EXPIRE', KEYS[1], ARGV[4])
+  keep(KEYS[1], ARGV[4])
   for _, lane in pairs(lanes) do redis.call('EXPIRE', lane.hash, ARGV[4]) end
 end
 for _, id in ipairs(ids) do

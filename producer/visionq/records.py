@@ -115,7 +115,8 @@ class Due:
 
     "publish": its message is lost, or its pause is over. "expire": nobody has started it before its
     deadline. "bury": it was put aside. "write": it has ended without a result object. `celery`:
-    what its message has to say besides, where a foreign sender's had.
+    what its message has to say besides, where a foreign sender's had; None where a task that is to
+    end has its message still in the queue.
     """
 
     task_id: str

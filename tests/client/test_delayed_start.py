@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from time import time
+from uuid import uuid4
 
 import pytest
 import redis
 
 from tests.client.hand_worker import HandWorker
 from visionq import Client, InvalidTask, State, Submission
+from visionq.contract import Task
 from visionq.names import Names
-from visionq.records import Records
+from visionq.records import Key, Records
 
 
 def test_delayed_task_waits_outside_of_the_queue(
@@ -44,6 +46,25 @@ def test_only_the_delayed_ones_of_many_wait_outside(
     )
     assert worker.message_ids() == [soon.id]
     assert late.status().state is State.PENDING
+
+
+def test_delay_may_be_longer_than_records_are_kept(raw: redis.Redis, names: Names) -> None:
+    """It is looked at while it waits, and none of that shortens its life, or its key's."""
+    short = Records(raw, names, ttl_seconds=60)
+    first, newest = (Task(id=str(uuid4()), kind="ocr", images=()) for _ in range(2))
+    key = Key(first_id=first.id, fingerprint="print")
+    assert short.create(first, key=key) is None
+    assert short.cancel(first.id) is State.REVOKED
+    raw.zrem(names.open(), first.id)
+    assert short.create(newest, delay_seconds=3600, key=key) is None
+    for _ in range(2):
+        assert raw.zscore(names.open(), newest.id) == pytest.approx(time() + 30, abs=5)
+        assert int(str(raw.ttl(names.record(newest.id)))) > 3600
+        assert int(str(raw.ttl(names.record(first.id)))) > 3600
+        assert int(str(raw.ttl(names.open()))) > 3600
+        raw.zadd(names.open(), {newest.id: 1})
+        assert short.due(10).tasks == []
+        assert short.create(Task(id=str(uuid4()), kind="ocr", images=())) is None
 
 
 def test_submitting_a_delayed_task_again_does_not_send_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import threading
@@ -205,7 +206,54 @@ def test_user_limited_to_a_namespace_of_its_own_needs_little_beside_it(
         raw.auth("any", "stage")
         found = forbidden_keys(raw, names, ["staging.callbacks"])
     assert found.own == ()
-    assert found.beside == ("_kombu.binding.*", "*.reply.staging:celery.pidbox")
+    assert found.beside == (
+        "_kombu.binding.*",
+        "*.reply.staging:celery.pidbox",
+        "channel /0.staging:celeryev/*",
+        "channel /0.staging:celery.pidbox",
+    )
+
+
+def test_every_key_that_only_housekeeping_writes_is_tried(own_servers: LocalServers) -> None:
+    names = Names("staging")
+    with redis.Redis.from_url(own_servers.urls.broker_url, decode_responses=True) as raw:
+        for missing in (names.clock(), names.cancelled()):
+            others = [f"staging:{letter}*" for letter in "abdefghijklmnopqrstuvwxyz"]
+            others += ["staging.*", *({names.clock(), names.cancelled()} - {missing})]
+            raw.acl_setuser(
+                "narrow", reset=True, enabled=True, nopass=True, keys=others, commands=["+@all"]
+            )
+            raw.execute_command("ACL", "SETUSER", "narrow", "&*")
+            with redis.Redis.from_url(own_servers.urls.broker_url, username="narrow") as narrow:
+                assert forbidden_keys(narrow, names, []).own == (missing,)
+
+
+def test_what_a_message_says_besides_its_task_is_kept_without_a_canvas() -> None:
+    usual = {"id": "a", "root_id": "a", "ignore_result": False}
+    assert celery_parts.celery_options(Context(usual)) is None
+    for said in (
+        {"ignore_result": True},
+        {"group": "g", "group_index": 0},
+        {"root_id": "r"},
+        {"parent_id": "p"},
+    ):
+        kept = celery_parts.celery_options(Context(usual, **said))
+        assert kept is not None
+        assert json.loads(kept) == said
+
+
+def test_events_that_redis_refuses_do_not_pile_up(urls: LocalUrls) -> None:
+    app = build_app(load_settings(broker={"url": urls.broker_url}))
+    with app.connection_for_write() as connection:
+        dispatcher = app.events.Dispatcher(connection, enabled=True)
+        dispatcher.producer.publish = _refuse
+        for _ in range(3 * celery_parts.MAX_UNSENT_EVENTS):
+            dispatcher.send("worker-heartbeat")
+    assert len(dispatcher._outbound_buffer) == celery_parts.MAX_UNSENT_EVENTS
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise redis.exceptions.NoPermissionError
 
 
 def test_worker_that_may_not_write_its_namespace_does_not_start(limited: LocalUrls) -> None:

@@ -30,9 +30,11 @@ def opened_foreign_app(urls: LocalUrls, namespace: str = DEFAULT_NAMESPACE) -> I
     app = foreign_app(urls, namespace)
     # A result that is forgotten would unsubscribe, and connect once more for it.
     app.backend.remove_pending_result = lambda result: result
-    yield app
-    # Its subscription, its clients, its producers' connections.
-    app.backend.result_consumer.stop()
-    app.backend.client.connection_pool.disconnect()
-    app.close()
-    pools.reset()
+    try:
+        yield app
+    finally:
+        # Its subscription, its clients, its producers' connections.
+        app.backend.result_consumer.stop()
+        app.backend.client.connection_pool.disconnect()
+        app.close()
+        pools.reset()

@@ -13,7 +13,7 @@ from visionq import StoreAddress
 from visionq.contract import FailureCode, Result, State, Task, dump_result, read_result
 from visionq.names import RESULT_FOLDER, Names
 from visionq.objects import ObjectStore
-from visionq.records import Records
+from visionq.records import Key, Records
 from visionq_worker.errors import TaskError
 
 
@@ -180,8 +180,8 @@ def test_result_of_a_cancelled_task_is_the_same_whoever_writes_it(
     """Two reconcilers, the first of which is stopped before its put."""
     task = first.task()
     records.cancel(task.id)
-    store.before_put = lambda: second.executor.write_revoked(task, 2.0)
-    first.executor.write_revoked(task, 1.0)
+    store.before_put = lambda: second.executor.write_revoked(task)
+    first.executor.write_revoked(task)
     assert store.contents == [second.store.get(task.result_key)]
     assert read_result(store.contents[0]).provenance.worker == OWNER
 
@@ -189,5 +189,24 @@ def test_result_of_a_cancelled_task_is_the_same_whoever_writes_it(
 def test_result_that_is_owed_no_more_is_not_written(first: Workbench, store: Scripted) -> None:
     task = first.task()
     answer = first.run(task)
-    first.executor.write_revoked(task, 1.0)
+    first.executor.write_revoked(task)
     assert store.contents == [dump_result(answer)]
+
+
+def test_object_of_an_earlier_task_does_not_stay_as_a_cancelled_one_s(
+    first: Workbench, records: Records, raw: redis.Redis, names: Names
+) -> None:
+    """The key's record has gone, its object has not, and the key is used again."""
+    task = first.task(is_submitted=False)
+    key = Key(first_id=task.id, fingerprint="print")
+    records.create(task, key=key)
+    assert first.run(task).state is State.SUCCESS
+    raw.delete(names.record(task.id))
+    records.create(task, key=key)
+    records.cancel(task.id)
+    first.executor.write_revoked(task)
+    stored = first.stored(task)
+    assert stored is not None
+    assert stored.state is State.REVOKED
+    ended_at = records.status(task.id).finished_at
+    assert stored.finished_at == pytest.approx(ended_at, abs=1), "by the clock of Redis"

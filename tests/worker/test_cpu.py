@@ -31,9 +31,11 @@ def test_the_number_of_threads_is_the_settings_then_the_containers(
 ) -> None:
     limit = tmp_path / "cpu.max"
     monkeypatch.setattr(cpu, "CGROUP_LIMIT", limit)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     for text, asked, threads in (
         ("150000 100000\n", None, "2"),
         ("150000 100000\n", 8, "8"),
+        ("800000 100000\n", None, "3"),  # more than the cores of its affinity
         ("max 100000\n", None, None),
         ("nonsense", None, None),
     ):

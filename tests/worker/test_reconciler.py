@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import socket
 from collections.abc import Iterator
 from time import time
 from typing import Any
@@ -23,6 +25,12 @@ from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import LOOK_SECONDS, Due, Records
 from visionq_worker.reconciler import MAX_DUE, Reconciler
+
+
+def free_port() -> int:
+    """Nobody listens there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 class Office:
@@ -313,6 +321,71 @@ def test_due_task_is_given_to_one_worker_only(office: Office) -> None:
     office.raw.zadd(office.names.open(), {task.id: 1})
     assert [due.task_id for due in office.bench.records.due(10).tasks] == [task.id]
     assert office.bench.records.due(10).tasks == []
+
+
+def postponed_foreign_task(office: Office, **fields: Any) -> Task:
+    """Its message is gone, and the record knows no options of it."""
+    task = office.task(is_submitted=False, **fields)
+    reason = Failure(code="storage_unavailable", message="waiting", retryable=True)
+    assert office.bench.records.postpone(
+        task.id, reason, fence=office.start(task), first_seconds=100, longest_seconds=100
+    )
+    return task
+
+
+def test_who_waits_by_celery_is_told_of_a_deadline_when_the_message_is_gone(
+    office: Office,
+) -> None:
+    task = postponed_foreign_task(office, deadline=time() - 1)
+    office.look()
+    assert office.bench.state(task) is State.EXPIRED
+    assert office.queued() == [task.id]
+
+
+def test_who_waits_by_celery_is_told_of_a_cancel_when_the_message_is_gone(
+    office: Office,
+) -> None:
+    task = postponed_foreign_task(office)
+    assert office.bench.records.cancel(task.id) is State.REVOKED
+    office.look()
+    office.look()
+    assert office.queued() == [task.id]
+    assert office.bench.stored(task) is not None
+
+
+def test_who_waits_by_celery_is_told_of_a_task_that_was_put_aside(office: Office) -> None:
+    task = office.task(is_submitted=False)
+    office.start(task)
+    office.raw.hset(office.names.record(task.id), "dead", "5 workers were lost")
+    office.look()
+    assert office.bench.state(task) is State.FAILURE
+    assert office.queued() == [task.id]
+
+
+def test_end_that_cannot_be_told_is_told_at_the_next_look_and_others_are_done(
+    office: Office, urls: LocalUrls
+) -> None:
+    tasks = [postponed_foreign_task(office) for _ in range(2)]
+    for task in tasks:
+        office.bench.records.cancel(task.id)
+    closed = f"redis://127.0.0.1:{free_port()}/0"
+    well = office.reconciler._publisher
+    office.reconciler._publisher = Publisher(closed, office.names, timeout_seconds=1)
+    office.look()
+    office.reconciler._publisher.close()
+    assert all(office.bench.stored(task) is not None for task in tasks)
+    office.reconciler._publisher = well
+    office.look()
+    assert sorted(office.queued()) == sorted(task.id for task in tasks)
+
+
+def test_nothing_is_ended_or_told_while_the_store_is_away(office: Office) -> None:
+    task = postponed_foreign_task(office, deadline=time() - 1)
+    office.bench.store_gate.shut()
+    office.reconciler._probes_at = math.inf
+    office.look()
+    assert office.queued() == []
+    assert office.bench.state(task) is State.RETRY
 
 
 def test_gate_opens_when_the_store_is_back(office: Office) -> None:

@@ -222,7 +222,7 @@ def test_missing_bucket_of_the_service_is_not_the_tasks_fault(address: StoreAddr
 def test_input_that_is_not_what_its_key_says_is_refused_until_it_is_uploaded_again(
     sources: Sources, bucket: ObjectStore, ref: str, wrong: bytes
 ) -> None:
-    content = b"cut off."
+    content = b"\xff\xd8\xff cut off."
     key = input_key(content)
     bucket.put(key, wrong)
     image = ImageRef(ref=ref.format(key.removeprefix("inputs/")))

@@ -29,7 +29,7 @@ from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names, result_key
 from visionq.redaction import RedactingFormatter
 from visionq.settings import Settings, load_settings
-from visionq_worker.celery_parts import Backend, Consumer, Pool, celery_options
+from visionq_worker.celery_parts import Backend, Consumer, Dispatcher, Pool, celery_options
 from visionq_worker.cpu import set_up_cpu
 from visionq_worker.errors import Postponed, StartError, TaskError
 from visionq_worker.executor import STUB_KIND
@@ -136,6 +136,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
             "health_check_interval": 5,
         },
     )
+    app.events.dispatcher_cls = f"{Dispatcher.__module__}:{Dispatcher.__name__}"
     app.steps["worker"].add(ServiceStep)
     app.task(
         bind=True,

@@ -1,9 +1,10 @@
-"""Celery's consumer, thread pool and result backend, each with one thing done otherwise."""
+"""Celery's consumer, events, thread pool and result backend, each with one thing done otherwise."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import sleep
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.backends.redis import RedisBackend
 from celery.concurrency.thread import TaskPool
+from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import Reject
 from celery.states import SUCCESS
 from celery.worker.consumer import Consumer as CeleryConsumer
@@ -30,22 +32,26 @@ REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 """Seconds between tries to store Celery's result in a Redis that refuses it."""
 
 
+MAX_UNSENT_EVENTS = 100
+"""Heartbeats and the like that Redis did not take; the newest are kept."""
+
 SENT_ON = ("root_id", "parent_id", "group", "group_index", "ignore_result")
 CANVAS = ("callbacks", "errbacks", "chain", "chord")
 
 
 def celery_options(request: Any) -> str | None:
-    """What a message says besides its task, as JSON, when it has a canvas; None when it has none.
+    """What a message says besides its task, as JSON; None when that is what every message says.
 
     A task that is sent again from its record has to be sent with these.
     """
-    canvas = {name: getattr(request, name) for name in CANVAS if getattr(request, name)}
-    if not canvas:
-        return None
+    said = {name: getattr(request, name) for name in CANVAS if getattr(request, name)}
     for name in SENT_ON:
-        if getattr(request, name) is not None:
-            canvas[name] = getattr(request, name)
-    return json.dumps(canvas)
+        value = getattr(request, name)
+        # A task of no other one is its own root.
+        is_usual = value is None or value is False or (name == "root_id" and value == request.id)
+        if not is_usual:
+            said[name] = value
+    return json.dumps(said) if said else None
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
@@ -65,6 +71,18 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def ensure_connected(self, conn: Any) -> Any:
         conn.ensure_connection = partial(conn.ensure_connection, **RECONNECT_PAUSES)
         return super().ensure_connected(conn)
+
+
+class Dispatcher(EventDispatcher):  # type: ignore[misc]
+    """Keeps some of the events that could not be sent.
+
+    Celery keeps them all until there is a new connection. Where access rules forbid the channel,
+    that is never, and each heartbeat is one more.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._outbound_buffer: deque[Any] = deque(maxlen=MAX_UNSENT_EVENTS)
 
 
 class Backend(RedisBackend):  # type: ignore[misc]

@@ -77,13 +77,17 @@ class Commits:
             self._report(run, left)
         return left
 
-    def pay(self, run: Run, result: Result) -> None:
-        """Store the result of a task that has ended without one. Raises `StorageError`."""
+    def pay(self, run: Run, result: Result, tell: Callable[[], None]) -> None:
+        """Store the result of a task that has ended without one, and `tell`, at least once.
+
+        Raises `StorageError` and what `tell` raises.
+        """
         decided = self._records.decide_owed(run.task.id, dump_result(result).decode())
         if decided is None:
             return
-        if not self._store.exists(run.task.result_key):
+        if self._stored_before(run) is None:
             self._store.put(run.task.result_key, decided.encode(), CONTENT_TYPE)
+        tell()
         self._records.paid(run.task.id)
 
     def _decide(self, run: Run, content: str) -> bool:

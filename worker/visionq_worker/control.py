@@ -39,6 +39,8 @@ REPLY_TTL_SECONDS = 60
 MAX_IDS = 1000
 """Of one revoke: each is a round trip, and others wait for their answers meanwhile."""
 MAX_LOGGED_IDS = 20
+ADVICE = "; send the command again"
+"""For what may pass."""
 
 Answer = Callable[[Mapping[str, Any]], object]
 
@@ -136,7 +138,9 @@ class ControlChannel:
             return {"error": str(error)}
         except (BrokerUnavailable, RedisError, OSError) as error:
             log.warning("the control command %s failed: %s", command.method, error)
-            return {"error": "Redis cannot be reached; send the command again"}
+            reason = error.__cause__ if isinstance(error, BrokerUnavailable) else error
+            advice = "" if isinstance(reason, Exception) and is_for_good(reason) else ADVICE
+            return {"error": f"Redis cannot be reached, or refuses{advice}"}
 
     def _reply(self, command: Command, answer: object) -> None:
         if command.reply_queue is None:

@@ -38,7 +38,7 @@ def set_up_cpu(
     """
     if not any(name in environment for name in _SAID_ALREADY):
         environment[WAIT_VARIABLE] = wait
-    threads = num_threads or _limit_of_container()
+    threads = num_threads or (num_cores() if _limit_of_container() else None)
     if threads is not None:
         environment.setdefault(THREADS_VARIABLE, str(threads))
     return "torch" not in sys.modules

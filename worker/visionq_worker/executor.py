@@ -7,7 +7,7 @@ The order at the end is the promise: first the result object, then the record, a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import perf_counter
 
@@ -151,7 +151,9 @@ class Executor:
             raise Postponed(str(error)) from error
 
     def other_state(self, task_id: str) -> State:
-        """The state of the task that has this id; UNKNOWN without one, and for a failed stub.
+        """The state of the task that has this id; UNKNOWN without one, and for a stub.
+
+        That is a stub that has begun and not ended.
 
         Raises `Postponed`.
         """
@@ -162,12 +164,18 @@ class Executor:
         is_begun_stub = status.kind == STUB_KIND and not status.state.is_final
         return State.UNKNOWN if is_begun_stub else status.state
 
-    def write_revoked(self, task: Task, now: float) -> None:
-        """Store the result of a task that was cancelled before it was started."""
-        attempt = Attempt(state=State.REVOKED, number=0, fence=0, now=now, submitted_at=now)
+    def write_revoked(self, task: Task, tell: Callable[[], None] = lambda: None) -> None:
+        """Store the result of a task that was cancelled before it was started, then `tell`.
+
+        What fails is done again. Raises `StorageError`, `BrokerUnavailable` and `Postponed`.
+        """
+        held = self._records.status(task.id)
+        now = held.finished_at or 0.0
+        at = held.submitted_at or now
+        attempt = Attempt(state=State.REVOKED, number=0, fence=0, now=now, submitted_at=at)
         error = TaskError(FailureCode.REVOKED, "cancelled before it was started")
         run = Run(task=task, attempt=attempt)
-        self._commits.pay(run, failure(run, self._maker, error))
+        self._commits.pay(run, failure(run, self._maker, error), tell)
 
     def stored_result(self, task_id: str) -> Result:
         """What a finished task has left in the store. Raises `StorageError`."""

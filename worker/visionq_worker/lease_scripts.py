@@ -112,7 +112,8 @@ local function strike(id, message, queue, most, reason)
   redis.call('HSET', record, 'dead', reason)
   put_aside(id, reason, queue, message)
   redis.call('ZADD', OPEN, now, id)
-  redis.call('EXPIRE', OPEN, TTL)
+  -- A delayed task's place in it may be kept for longer.
+  if redis.call('TTL', OPEN) < tonumber(TTL) then redis.call('EXPIRE', OPEN, TTL) end
   return true
 end
 """

@@ -56,6 +56,13 @@ class _Font:
         return self._draws[code]
 
 
+@dataclass(slots=True)
+class _Count:
+    """How many more objects are looked at."""
+
+    left: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Text:
     """A text object of such a font."""
@@ -119,12 +126,15 @@ def _widen(text: Any) -> None:
 
 
 def _is_missing_in_annotations(page: Any) -> bool:
+    budget = _Count(MAX_OBJECTS)
     for index in range(min(MAX_OBJECTS, pdfium.FPDFPage_GetAnnotCount(page))):
+        if budget.left <= 0:
+            break
         annotation = pdfium.FPDFPage_GetAnnot(page, index)
         if not annotation:
             continue
         if not pdfium.FPDFAnnot_GetFlags(annotation) & _HIDDEN_FLAGS:
-            fonts = {text.font for text in _texts(_objects_in(annotation)).values()}
+            fonts = {text.font for text in _texts(_objects_in(annotation, budget)).values()}
             codes = {ord(char) for char in _shown(annotation)} if fonts else set()
             drawn = {code for code in codes if any(font.draws(code) for font in fonts)}
             if any(not _is_blank(code) for code in codes - drawn):
@@ -167,19 +177,20 @@ def _objects_of(page: Any) -> Iterator[Any]:
     return _text_objects(pdfium.FPDFPage_GetObject(page, index) for index in range(count))
 
 
-def _objects_in(annotation: Any) -> Iterator[Any]:
+def _objects_in(annotation: Any, budget: _Count) -> Iterator[Any]:
     count = min(MAX_OBJECTS, max(0, pdfium.FPDFAnnot_GetObjectCount(annotation)))
-    return _text_objects(pdfium.FPDFAnnot_GetObject(annotation, index) for index in range(count))
+    objects = (pdfium.FPDFAnnot_GetObject(annotation, index) for index in range(count))
+    return _text_objects(objects, budget)
 
 
-def _text_objects(objects: Iterator[Any]) -> Iterator[Any]:
-    waiting, num_seen = [objects], 0
-    while waiting and num_seen < MAX_OBJECTS:
+def _text_objects(objects: Iterator[Any], budget: _Count | None = None) -> Iterator[Any]:
+    waiting, budget = [objects], budget or _Count(MAX_OBJECTS)
+    while waiting and budget.left > 0:
         item = next(waiting[-1], None)
         if item is None:
             waiting.pop()
             continue
-        num_seen += 1
+        budget.left -= 1
         kind = pdfium.FPDFPageObj_GetType(item)
         if kind == pdfium.FPDF_PAGEOBJ_TEXT:
             yield item

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from visionq.names import Names
 
 PROBE = "probe"
+REPLY_SECONDS = 5.0
+"""For the reply to a subscription."""
 PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """kombu's endings of a queue's name, for messages of other priorities."""
 
@@ -42,8 +44,23 @@ def is_for_good(error: Exception) -> bool:
 
 def forbidden_keys(client: Redis, names: Names, canvas_queues: Iterable[str]) -> Forbidden:
     """Try each kind of key. Raises `BrokerUnavailable`."""
-    own, beside = list(_own(names)), list(_beside(names, canvas_queues))
-    return Forbidden(_refused(client, own), _refused(client, beside))
+    database = client.connection_pool.connection_kwargs.get("db") or 0
+    own, beside = list(_own(names)), list(_beside(names, database, canvas_queues))
+    refused = _refused(client, own), _refused(client, beside)
+    return Forbidden(refused[0], (*refused[1], *_unheard(client, names.control_topic(database))))
+
+
+def _unheard(client: Redis, channel: str) -> tuple[str, ...]:
+    """The channel, if it may not be listened to."""
+    with mapped_errors(), client.pubsub() as subscription:  # type: ignore[no-untyped-call]
+        try:
+            subscription.subscribe(channel)
+            subscription.get_message(timeout=REPLY_SECONDS)
+        except RedisError as error:
+            if not is_for_good(error):
+                raise
+            return (f"channel {channel}",)
+    return ()
 
 
 def _refused(client: Redis, tried: list[tuple[str, tuple[Any, ...]]]) -> tuple[str, ...]:
@@ -67,7 +84,7 @@ def _own(names: Names) -> Iterator[tuple[str, tuple[Any, ...]]]:
     for key in (*hashes, *(names.lane(lane) for lane in Lane)):
         yield key, ("HDEL", key, PROBE)
     lines = [f"{names.lane(lane)}:line" for lane in Lane]
-    for key in (names.open(), names.unacked_index(), names.dead_index(), *lines):
+    for key in (names.open(), names.cancelled(), names.unacked_index(), names.dead_index(), *lines):
         yield key, ("ZREM", key, PROBE)
     for queue in (names.queue(lane) for lane in Lane):
         for ending in PRIORITIES:
@@ -75,13 +92,16 @@ def _own(names: Names) -> Iterator[tuple[str, tuple[Any, ...]]]:
             key = queue + ending
             yield queue, ("LMOVE", key, key, "RIGHT", "RIGHT")
     yield names.suspects(), ("LREM", names.suspects(), 1, PROBE)
-    yield names.draining(), ("SETRANGE", names.draining(), 0, "")
+    for key in (names.draining(), names.clock()):
+        yield key, ("SETRANGE", key, 0, "")
     yield names.record("*"), ("HDEL", names.record(task_id), PROBE)
     yield names.known("*"), ("SETRANGE", names.known(PROBE), 0, "")
     yield f"channel {names.events('*')}", ("PUBLISH", names.events(task_id), "")
 
 
-def _beside(names: Names, canvas_queues: Iterable[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _beside(
+    names: Names, database: int, canvas_queues: Iterable[str]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """The same for what Celery and kombu name; in a namespace of its own most of it lies there."""
     results = names.celery_result("*")
     result = names.celery_result(str(uuid.uuid4()))
@@ -90,6 +110,8 @@ def _beside(names: Names, canvas_queues: Iterable[str]) -> Iterator[tuple[str, t
     yield "_kombu.binding.*", ("SREM", f"_kombu.binding.{PROBE}", PROBE)
     reply_queue = names.control_reply_queue(str(uuid.uuid4()))
     yield names.control_reply_queue("*"), ("LREM", reply_queue, 1, PROBE)
+    events = names.event_topic(database, PROBE)  # an empty message is none to whoever listens
+    yield f"channel {names.event_topic(database, '*')}", ("PUBLISH", events, "")
     for queue in canvas_queues:
         yield queue, ("LREM", queue, 1, PROBE)
         groups = f"{names.celery_prefix()}celery-taskset-meta-"

@@ -10,14 +10,20 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 MAX_TEXT_BYTES = 1024 * 1024
 """Of a text that may hold an orientation, unpacked; they have some kilobytes. It is Pillow's limit,
 above which it gives up the whole file."""
+MAX_TEXTS = 3
+"""Of one keyword that are tried, from the end of the file: unpacking them takes time."""
+MAX_CHUNKS = 100_000
+"""The pixels of a file come in some thousands, of 8 KB or more."""
 
 Colour = tuple[int, int, int]
 
@@ -68,7 +74,7 @@ class _Writer:
     deep_key: Colour | None = None
     data_begin: int = 0
     data_checksum: int = 0
-    turning: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
+    turning: dict[bytes, deque[tuple[bytes, memoryview]]] = field(default_factory=dict)
 
     def take(self, name: bytes, body: memoryview) -> None:
         """A chunk, in the order of the file. Raises `Broken`."""
@@ -91,11 +97,11 @@ class _Writer:
                 raise Broken(f"a chunk {name!r} in a place where it cannot be")
         self.names.add(name)
 
-    def keep_turning(self, name: bytes, body: bytes) -> None:
-        """A chunk that may hold an orientation; of several of a kind, the last one counts."""
+    def keep_turning(self, name: bytes, body: memoryview) -> None:
+        """A chunk that may hold an orientation; of several of a kind, the last sound one counts."""
         keyword = _turning_keyword(name, body)
         if keyword is not None:
-            self.turning[keyword] = (name, body)
+            self.turning.setdefault(keyword, deque(maxlen=MAX_TEXTS)).append((name, body))
 
     def _write(self, name: bytes, body: bytes | memoryview) -> None:
         self.file.write(_HEAD.pack(len(body), name))
@@ -134,8 +140,10 @@ class _Writer:
         self.file.write(_HEAD.pack(end - self.data_begin, b"IDAT"))
         self.file.seek(end)
         self.file.write(_CHECKSUM.pack(self.data_checksum))
-        for name, body in self.turning.values():
-            self._write(name, body)
+        for kept in self.turning.values():
+            sound = (chunk for chunk in reversed(kept) if _can_be_unpacked(*chunk))
+            for name, body in islice(sound, 1):
+                self._write(name, body)
         self._write(b"IEND", b"")
         self.file.seek(0)
 
@@ -161,7 +169,7 @@ def _copied(content: bytes, writer: _Writer) -> Plain:
         is_intact = _CHECKSUM.unpack_from(content, end)[0] == zlib.crc32(body, zlib.crc32(name))
         if is_beside:
             if is_intact:
-                writer.keep_turning(name, bytes(body))
+                writer.keep_turning(name, body)
             continue
         if not is_intact:
             raise Broken(f"a wrong checksum in {name!r}")
@@ -175,7 +183,9 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Name of each chunk, and where its content begins and ends. Raises `Broken` at the last."""
     at = len(SIGNATURE)
     last = len(content) - _HEAD.size - _CHECKSUM.size
-    while at <= last:
+    for _ in range(MAX_CHUNKS):
+        if at > last:
+            break
         length, name = _HEAD.unpack_from(content, at)
         begin = at + _HEAD.size
         end = begin + length
@@ -183,17 +193,23 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         if at > len(content) or not name.isalpha():
             break
         yield name, begin, end
+    else:
+        raise Broken(f"more than {MAX_CHUNKS} chunks")
     raise Broken("a chunk breaks off")
 
 
-def _turning_keyword(name: bytes, body: bytes) -> bytes | None:
-    """Which text it is, of those that may hold an orientation and that Pillow can read."""
+def _turning_keyword(name: bytes, body: memoryview) -> bytes | None:
+    """Which text it is, of those that may hold an orientation and are not too long for Pillow."""
     if name == b"eXIf":
         return name
-    keyword, _, rest = body[:MAX_TEXT_BYTES].partition(b"\0")
-    if keyword not in _TURNING or len(body) > MAX_TEXT_BYTES:
+    if len(body) > MAX_TEXT_BYTES:
         return None
-    packed = b""
+    return next((word for word in _TURNING if body[: len(word) + 1] == word + b"\0"), None)
+
+
+def _can_be_unpacked(name: bytes, body: memoryview) -> bool:
+    """Whether Pillow can read such a chunk: it gives up the file over one that it cannot."""
+    rest, packed = bytes(body).partition(b"\0")[2], b""
     if name == b"zTXt":
         packed = rest[1:]
     elif name == b"iTXt" and rest[:1] == b"\x01":
@@ -202,5 +218,5 @@ def _turning_keyword(name: bytes, body: bytes) -> bytes | None:
     try:
         unpacker.decompress(packed, MAX_TEXT_BYTES)
     except zlib.error:
-        return None
-    return None if unpacker.unconsumed_tail else keyword
+        return False
+    return not unpacker.unconsumed_tail

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from time import monotonic, time
+from time import monotonic
 
 from visionq.broker import Publisher
 from visionq.contract import FailureCode, Task, read_task
@@ -96,16 +96,20 @@ class Reconciler:
         except InvalidTask as error:
             log.error("task %s has a record that cannot be read: %s", due.task_id, error)
             return
+        if due.verdict != "publish" and not self._store_gate.is_open:
+            return  # it cannot end before its result is stored, and is looked at again
         log.warning("task %s: %s", task.id, due.verdict)
         try:
             self._do(due, task)
-        except (StorageError, Postponed) as error:
+        except (StorageError, BrokerUnavailable, Postponed) as error:
             log.warning("task %s waits for the next look: %s", task.id, error)
 
     def _do(self, due: Due, task: Task) -> None:
         if due.verdict == "publish":
             self._publisher.publish(task, due.celery)
         elif due.verdict == "expire":
+            # Before the end: after it nobody would look at the task again.
+            self._tell(due, task)
             message = "the deadline passed before the task was started"
             self._executor.end(task, TaskError(FailureCode.EXPIRED, message))
         elif due.verdict == "bury":
@@ -113,8 +117,12 @@ class Reconciler:
                 return  # somebody has replayed it meanwhile
             message = "too many workers were lost while they had the task"
             self._executor.end(task, TaskError(FailureCode.WORKER_LOST, message, retryable=True))
+            # Not before: a worker would run it once more.
+            self._tell(due, task)
         else:
-            self._executor.write_revoked(task, time())
-            if due.celery is not None:
-                # Cancelled before its time had come: the message tells those who wait by Celery.
-                self._publisher.publish(task, due.celery)
+            self._executor.write_revoked(task, lambda: self._tell(due, task))
+
+    def _tell(self, due: Due, task: Task) -> None:
+        """Send the message of a task that has none any more, which then tells Celery of its end."""
+        if due.celery is not None:
+            self._publisher.publish(task, due.celery)

@@ -130,7 +130,10 @@ class Sources:
             source = _source(self._store.get(key, bucket=bucket, max_bytes=self._max_bytes))
             if expected in (None, source.digest):
                 return source
-        message = "an input image in the store is not what was uploaded: upload it again"
+        message = (
+            "an input image in the store is not what was uploaded: "
+            "upload it again, or submit the URL again"
+        )
         raise TaskError(FailureCode.INPUT_CORRUPT, message, retryable=True)
 
     def _may_pass(self, exc: StorageError, bucket: str | None) -> bool:
