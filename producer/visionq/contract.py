@@ -20,6 +20,7 @@ from visionq.errors import InvalidTask, UnsupportedVersion
 from visionq.kinds import MAX_CROPS, MAX_IMAGES, MAX_NEW_TOKENS
 from visionq.names import result_key
 from visionq.schemas import strict_schema
+from visionq.terminal import one_line
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -32,6 +33,8 @@ MAX_LABEL_CHARS = 100
 MAX_PAGE = 1_000_000
 MAX_KEY_BYTES = 1024
 """Of an object's key in UTF-8. Otherwise it may hold any character, as S3 has it."""
+MAX_NAME_CHARS = 80
+"""Of an unknown field's name, in the message that refuses it."""
 MAX_TASK_BYTES = 64 * 1024
 """Above this a task is refused at both ends: large values belong into the store."""
 
@@ -436,7 +439,8 @@ def _validated(cls: type[T], text: str | bytes) -> T:
         return cast("T", _adapter(cast("Hashable", cls)).validate_json(text, strict=True))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        # It may be a field's name of the sender's own.
+        where = one_line(".".join(map(str, first["loc"]))[:MAX_NAME_CHARS]) or cls.__name__
         raise InvalidTask(f"{where}: {first['msg']}") from exc
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from contextlib import closing
 
@@ -62,6 +63,15 @@ def test_secrets_are_hidden(text: str, shown: str) -> None:
 )
 def test_what_is_no_secret_is_shown(text: str) -> None:
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize("piece", ["a:", "/", ":", "-", "?", "@", "a-", "/?", "a:@", "a://", "x"])
+@pytest.mark.parametrize("end", ["", "/ ?", " @h"])
+def test_time_grows_with_the_length_of_a_text_and_not_faster(piece: str, end: str) -> None:
+    text = piece * (128 * 1024 // len(piece)) + end
+    begun = time.process_time()
+    redacted(text)
+    assert time.process_time() - begun < 2
 
 
 def test_errors_of_both_sides_are_redacted() -> None:

@@ -1,6 +1,7 @@
 """What is no Task of version 1 is refused with an InvalidTask that names the field."""
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -314,3 +315,13 @@ def test_a_schema_that_is_not_carried_out_is_refused_with_its_pointer() -> None:
         "schema_unsupported",
         "/anyOf/1/unevaluatedItems",
     )
+
+
+def test_of_an_unknown_field_a_part_of_its_name_is_shown() -> None:
+    begun = time.process_time()
+    with pytest.raises(InvalidTask) as caught:
+        read_task(message(**{"a:\n\x1b" * 8_000 + "/ ?": 1}))
+    assert time.process_time() - begun < 1
+    assert len(str(caught.value)) < 200
+    assert "a:" in str(caught.value)
+    assert str(caught.value).isprintable()
