@@ -46,6 +46,7 @@ _S3_BUCKET = re.compile(r"s3://[^\s/]+/")
 # A scheme that is not ours, or a path of the file system, would otherwise pass for a key.
 _NO_KEY = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://|/")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
 
 
@@ -397,10 +398,26 @@ def read_task(data: object, *, task_id: str | None = None) -> Task:
         if data.get("id", task_id) != task_id:
             raise InvalidTask("the task's id differs from the message's id")
         data = {**data, "id": task_id}
-    text = json.dumps(data)
-    if len(text) > 2 * MAX_TASK_BYTES:  # as ASCII a character may take six
+    text = json.dumps(data, separators=(",", ":"))
+    if len(text) > 4 * MAX_TASK_BYTES:  # as ASCII a character takes up to three times its bytes
         raise InvalidTask(f"the task is larger than {MAX_TASK_BYTES} bytes")
-    return _validated(Task, text)
+    task = _validated(Task, text)
+    encode_new(task)
+    return task
+
+
+def encode_task(task: Task) -> str:
+    """Compact JSON, as the record has it."""
+    return _ENCODER.encode(dump(task))
+
+
+def encode_new(task: Task) -> str:
+    """The same. Raises `InvalidTask` for one that is too large to be accepted."""
+    text = encode_task(task)
+    size = len(text.encode())
+    if size > MAX_TASK_BYTES:
+        raise InvalidTask(f"the task takes {size} bytes as JSON, the limit is {MAX_TASK_BYTES}")
+    return text
 
 
 def read_result(content: bytes) -> Result:

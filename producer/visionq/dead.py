@@ -22,10 +22,10 @@ import redis
 from redis.client import NEVER_DECODE
 
 from visionq.arguments import checked_count
-from visionq.contract import State, is_task_id, read_task
+from visionq.contract import State, encode_task, is_task_id, read_task
 from visionq.errors import ClientClosed, InvalidArgument, InvalidTask, TaskUnknown
 from visionq.names import Names
-from visionq.records import LANES, LOOK_SECONDS, connect, encode_task, mapped_errors
+from visionq.records import LANES, LOOK_SECONDS, connect, mapped_errors
 
 if TYPE_CHECKING:
     from visionq.settings import Settings

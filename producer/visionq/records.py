@@ -50,19 +50,18 @@ from redis.retry import Retry
 from visionq import record_scripts
 from visionq.broker_urls import check_broker_url
 from visionq.contract import (
-    MAX_TASK_BYTES,
     Failure,
     FailureCode,
     Lane,
     State,
     Status,
     Task,
-    dump,
+    encode_new,
+    encode_task,
 )
 from visionq.errors import (
     BrokerUnavailable,
     IdempotencyConflict,
-    InvalidTask,
     QueueFull,
     SettingsError,
     VisionqError,
@@ -88,7 +87,6 @@ MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 URL_VARIABLE = "VISIONQ_BROKER__URL"
 """Named to whom nothing answers."""
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -485,7 +483,7 @@ class Records:
         look, delay = str(LOOK_SECONDS), f"{new.delay_seconds:.6f}"
         deadline = "" if task.deadline is None else f"{task.deadline:.6f}"
         key = [new.key.first_id, new.key.fingerprint] if new.key else []
-        text = _encode_new(task)
+        text = encode_new(task)
         return [self._ttl, text, task.id, look, task.tenant, *most, delay, deadline, *key]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
@@ -578,18 +576,6 @@ def _new_pool(url: str, timeout_seconds: float, *, gives_text: bool) -> redis.Co
 
 def _close_idle(pool: redis.ConnectionPool) -> None:
     pool.disconnect(inuse_connections=False)
-
-
-def encode_task(task: Task) -> str:
-    return _ENCODER.encode(dump(task))
-
-
-def _encode_new(task: Task) -> str:
-    text = encode_task(task)
-    size = len(text.encode())
-    if size > MAX_TASK_BYTES:
-        raise InvalidTask(f"the task takes {size} bytes as JSON, the limit is {MAX_TASK_BYTES}")
-    return text
 
 
 def queue_status(pipe: Any, names: Names, task_ids: Iterable[str]) -> None:
