@@ -142,10 +142,12 @@ class Key:
 class Found:
     """The record that was already there when a task was to be created: the newest of its key.
 
-    `task`: as its record has it, JSON, where its message may not be out.
+    `state`: UNKNOWN where the record is gone, None for one that is unknown here: such a task may go
+    on, so it is no reason for another try. `task`: as its record has it, JSON, where its message
+    may not be out.
     """
 
-    state: State
+    state: State | None
     was_sent: bool
     task_id: str
     task: str | None = None
@@ -439,7 +441,7 @@ class Records:
         keys = [*self._own_keys(task_id), self._names.cancelled(), *lanes]
         args = [self._names.events(task_id), task_id, self._ttl]
         args += [str(CANCELLED_SECONDS), str(MAX_CANCELLED), which, *LANES]
-        return State(self._run(self._cancel, keys, args))
+        return state_of(self._run(self._cancel, keys, args))
 
     def status(self, task_id: str) -> Status:
         keys = [self._names.record(task_id), self._names.workers()]
@@ -687,6 +689,11 @@ def _decoded(text: str) -> Any:
         return text
 
 
+def state_of(text: object) -> State:
+    """UNKNOWN for what a newer version may have written, or somebody has spoilt."""
+    return State(str(text)) if text in State.__members__ else State.UNKNOWN
+
+
 def _pin(number: int) -> str:
     return f"pin:{number}"
 
@@ -695,7 +702,8 @@ def _found(reply: Any) -> Found | None:
     if reply is None or reply[0] != FOUND:
         return None
     _, state, sent, task_id, *task = reply
-    return Found(State(state), sent == "1", task_id, task[0] if task else None)
+    known = State(state) if state in State.__members__ else None
+    return Found(known, sent == "1", task_id, task[0] if task else None)
 
 
 def _kind_and_lane(record: Mapping[str, str]) -> tuple[str | None, Lane | None]:
