@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+from visionq.broker_urls import BREAKING
 from visionq.errors import (
     BucketMissing,
     ObjectMissing,
@@ -66,7 +67,10 @@ class StoreAddress:
         if not all(text is None or isinstance(text, str) for text in texts):
             raise SettingsError("storage: endpoint_url, access_key, secret_key: strings, or None")
         if self.endpoint_url is not None and not _is_endpoint(self.endpoint_url):
-            raise SettingsError("storage: endpoint_url is not http[s]://host:port")
+            raise SettingsError(
+                "storage: endpoint_url is not http[s]://host:port, with spaces and ' \" < > ` "
+                "percent-encoded"
+            )
 
     def __repr__(self) -> str:
         text = f"StoreAddress(bucket={self.bucket!r}, endpoint_url={self.endpoint_url!r})"
@@ -248,11 +252,11 @@ class ObjectStore:
                 ) from exc
             if isinstance(exc, EndpointConnectionError):
                 raise StorageUnavailable(
-                    f"object store: {type(exc).__name__}: {str(exc).rstrip('.')}; "
+                    f"object store: {_said(exc).rstrip('.')}; "
                     f"set storage.endpoint_url ({_VARIABLES}), or run `visionq up` here"
                 ) from exc
             if isinstance(exc, BotoCoreError | OSError):
-                raise StorageUnavailable(f"object store: {type(exc).__name__}: {exc}") from exc
+                raise StorageUnavailable(f"object store: {_said(exc)}") from exc
             raise
 
     def _raise_mapped(self, exc: ClientError, key: str, *, is_bucket: bool) -> NoReturn:
@@ -269,13 +273,17 @@ class ObjectStore:
         raise StorageError(f"the object store answered {status} {code} for {key!r}") from exc
 
 
+def _said(exc: Exception) -> str:
+    return redacted(f"{type(exc).__name__}: {exc}")
+
+
 def _is_endpoint(url: str) -> bool:
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         return False
-    is_whole = url == url.strip() and url.isprintable() and " " not in url
+    is_whole = url.isprintable() and BREAKING.search(url) is None
     is_plain = not parts.query and not parts.fragment
     return bool(
         is_whole and is_plain and parts.scheme in ("http", "https") and parts.hostname and port != 0
@@ -311,7 +319,7 @@ def _open_doors(address: StoreAddress, timeout_seconds: float, max_connections: 
             "s3", endpoint_url=endpoint_url, region_name=address.region, config=config
         )
     except ValueError as exc:  # of a host or region that botocore knows to be none
-        raise SettingsError(f"storage: {exc}") from None
+        raise SettingsError(f"storage: {redacted(str(exc))}") from None
     credentials = session.get_credentials()
     # How buckets become addresses is known of an endpoint that was given, and of AWS; where the
     # environment or a profile names another endpoint, it is boto3's to know.

@@ -68,6 +68,7 @@ from visionq.errors import (
 )
 from visionq.names import Names, result_key
 from visionq.per_process import PerProcess
+from visionq.redaction import redacted
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
@@ -613,7 +614,7 @@ def mapped_errors() -> Iterator[None]:
 
 def explain(error: Exception) -> str:
     """One sentence: what Redis or the way to it said, and what to do where nothing answers."""
-    said = f"Redis: {type(error).__name__}: {error}"
+    said = redacted(f"Redis: {type(error).__name__}: {error}")
     if " connecting to " not in said:  # redis-py has no class of its own for that
         return said
     return f"{said.rstrip('.')}; set broker.url ({URL_VARIABLE}), or run `visionq up` here"

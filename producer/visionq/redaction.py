@@ -27,7 +27,7 @@ def redacted_urls(text: str) -> str:
     """
     if "@" not in text and "?" not in text:
         return text
-    return _URL.sub(lambda match: match[1] + _without_user(match[2]), text)
+    return _URL.sub(_without_secrets, text)
 
 
 def redacted(text: str) -> str:
@@ -48,6 +48,12 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(self._inner.format(record))
+
+
+def _without_secrets(match: re.Match[str]) -> str:
+    if match[1].lower() == "s3://":  # it has neither user nor query, and a key of any characters
+        return match[0]
+    return match[1] + _without_user(match[2])
 
 
 def _without_path_query(word: str) -> str:
