@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import redis
 from redis.client import NEVER_DECODE
 
-from visionq.arguments import checked_count
+from visionq.arguments import checked_count, settings_or_default
 from visionq.contract import State, encode_task, is_task_id, read_task
 from visionq.errors import ClientClosed, InvalidArgument, InvalidTask, TaskUnknown
 from visionq.names import Names
@@ -158,11 +158,13 @@ class Where:
     older_than_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise `InvalidArgument` for a wrong type."""
+        """Raise `InvalidArgument` for a wrong type, and for an age of more than 100 years."""
         age: object = self.older_than_seconds
         is_number = isinstance(age, int | float) and not isinstance(age, bool)
         if age is not None and not (is_number and abs(cast("float", age)) <= MAX_AGE_SECONDS):
-            raise InvalidArgument("older_than_seconds must be a number, or None")
+            raise InvalidArgument(
+                f"older_than_seconds must be a number, {MAX_AGE_SECONDS} at most, or None"
+            )
         for text in (self.reason, self.queue):
             if text is not None and not isinstance(text, str):
                 raise InvalidArgument("reason and queue must be strings, or None")
@@ -230,11 +232,7 @@ class DeadLetters:
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
         """As settings.toml and the environment say, or as the settings given."""
-        if settings is None:
-            from visionq.settings import load_settings
-
-            settings = load_settings()
-        broker = settings.broker
+        broker = settings_or_default(settings).broker
         client = connect(broker.url.get_secret_value(), timeout_seconds=broker.timeout_seconds)
         return cls(client, Names(broker.namespace), ttl_seconds=broker.record_ttl_seconds)
 
