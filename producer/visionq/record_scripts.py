@@ -53,9 +53,9 @@ end
 """
 
 # KEYS record, lane, open and, with an idempotency key, the record of the key's first task; ARGV
-# ttl, task, id, seconds until a look, tenant, most that may wait in the lane, most of the tenant
-# (0: as many as it likes), seconds until it may be started (0: now), deadline ('': none) and, with
-# a key, the first one's id and the print of the content.
+# ttl, task, id, tenant, most that may wait in the lane, most of the tenant (0: as many as it
+# likes), seconds until it may be started (0: now), deadline ('': none) and, with a key, the first
+# one's id and the print of the content.
 #
 # Returns false when the record is new. Else a list that begins with a word: FOUND (state, whether
 # its message is out, id, and the task if that is uncertain), CONFLICT (id), FULL (what is full, how
@@ -67,7 +67,7 @@ CREATE = (
     + _NEWEST
     + """
 local record, lane, open, first = unpack(KEYS)
-local ttl, task, id, _, tenant, most_in_lane, most_own, delay, deadline, first_id, print =
+local ttl, task, id, tenant, most_in_lane, most_own, delay, deadline, first_id, print =
   unpack(ARGV)
 local before
 if not first then

@@ -483,11 +483,11 @@ class Records:
     def _args(self, new: New) -> list[str]:
         task, limits = new.task, self._limits
         most = [str(limits.max_waiting), str(limits.max_waiting_per_tenant or 0)]
-        look, delay = str(LOOK_SECONDS), f"{new.delay_seconds:.6f}"
+        delay = f"{new.delay_seconds:.6f}"
         deadline = "" if task.deadline is None else f"{task.deadline:.6f}"
         key = [new.key.first_id, new.key.fingerprint] if new.key else []
         text = encode_new(task)
-        return [self._ttl, text, task.id, look, task.tenant, *most, delay, deadline, *key]
+        return [self._ttl, text, task.id, task.tenant, *most, delay, deadline, *key]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
