@@ -2,7 +2,7 @@
 
     VisionqError
     ├── SettingsError            a setting is unknown or has a bad value
-    ├── InvalidArgument          what a method beside the submitting ones was given is no such thing
+    ├── InvalidArgument          an argument of a method other than submit is wrong
     ├── InvalidTask              the task cannot be accepted as it is
     │   ├── UnknownKind
     │   ├── WrongImageCount

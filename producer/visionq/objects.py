@@ -94,7 +94,9 @@ class ObjectStore:
     """Objects of one bucket, as bytes. Thread-safe, and usable in a forked child.
 
     Every method raises a `StorageError`: `StorageUnavailable` and `StorageDenied` concern the
-    store, `BucketMissing` and `ObjectMissing` what was looked for.
+    store, `BucketMissing` and `ObjectMissing` what was looked for. The first call, which opens the
+    store, may also raise `SettingsError` for an address that boto3 knows to be none, and
+    `ReentrantCall` in a signal handler.
     """
 
     def __init__(
