@@ -29,7 +29,7 @@ from visionq.errors import (
     VisionqError,
 )
 from visionq.names import input_key
-from visionq.per_process import PerProcess, no_fork
+from visionq.per_process import PerProcess, import_unforked
 from visionq.redaction import redacted
 
 if TYPE_CHECKING:
@@ -237,13 +237,13 @@ class ObjectStore:
         except VisionqError:
             raise
         except Exception as exc:
-            with no_fork():
-                from botocore.exceptions import (
-                    BotoCoreError,
-                    ClientError,
-                    EndpointConnectionError,
-                    NoCredentialsError,
-                )
+            import_unforked("botocore.exceptions")
+            from botocore.exceptions import (
+                BotoCoreError,
+                ClientError,
+                EndpointConnectionError,
+                NoCredentialsError,
+            )
 
             if isinstance(exc, ClientError):
                 self._raise_mapped(exc, key, is_bucket=is_bucket)
