@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from visionq.contract import is_task_id
-from visionq.errors import InvalidArgument, TaskUnknown
+from visionq.errors import InvalidArgument, SettingsError, TaskUnknown
 from visionq.models import Model
+
+if TYPE_CHECKING:
+    from visionq.settings import Settings
 
 MAX_SHOWN_CHARS = 60
 MAX_TIMEOUT_SECONDS = 10**9
@@ -61,6 +65,17 @@ def checked_model(model: type[Model]) -> type[Model]:
     if not isinstance(model, type) or not hasattr(model, "model_validate_json"):
         raise InvalidArgument(f"model must be a pydantic model, a class: {_shown(model)}")
     return model
+
+
+def settings_or_default(settings: Settings | None) -> Settings:
+    """Those given, else as settings.toml and the environment say. Raises `SettingsError`."""
+    from visionq.settings import Settings, load_settings
+
+    if settings is None:
+        return load_settings()
+    if not isinstance(settings, Settings):
+        raise SettingsError("settings must be of the type visionq.settings.Settings")
+    return settings
 
 
 def _shown(given: object) -> str:

@@ -24,6 +24,7 @@ from visionq.contract import Task, dump
 from visionq.errors import BrokerUnavailable
 from visionq.names import TASK_NAME, Names
 from visionq.per_process import PerProcess
+from visionq.redaction import redacted
 
 MAX_PRODUCERS = 10
 """Threads that publish at once; a further one waits for its turn."""
@@ -165,4 +166,5 @@ def _mapped_errors() -> Iterator[None]:
     try:
         yield
     except (KombuError, OperationalError, RedisError, OSError) as exc:
-        raise BrokerUnavailable(f"publishing failed: {type(exc).__name__}: {exc}") from exc
+        said = redacted(f"{type(exc).__name__}: {exc}")
+        raise BrokerUnavailable(f"publishing failed: {said}") from exc

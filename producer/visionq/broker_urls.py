@@ -17,14 +17,15 @@ TLS_OPTIONS = frozenset({"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_k
 """Of `rediss`, and there are no others: the time-outs are settings of ours."""
 CERTIFICATE_RULES = frozenset({"required", "optional", "none"})
 
-_BREAKING = re.compile("[\x00-\x20\x7f\ud800-\udfff]")
+BREAKING = re.compile("[\x00-\x20\x7f\ud800-\udfff'\"<>`]")
+"""What ends a URL within a text: a password with one of these could not be hidden there."""
 _DATABASE = re.compile(r"/?|/[0-9]{1,9}")
 
 
 def check_broker_url(url: object) -> None:
     """Raise `SettingsError` unless it is `redis[s]://user:password@host:port/database`."""
-    if not isinstance(url, str) or _BREAKING.search(url):
-        raise _wrong("it must be a string without spaces")
+    if not isinstance(url, str) or BREAKING.search(url):
+        raise _wrong("it must be a string; write spaces and ' \" < > ` percent-encoded")
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -1,8 +1,8 @@
 """`visionq`: submit tasks and look at them from a shell; run everything on one machine.
 
 Exit codes: 0 done, 1 the task has no answer (failed, revoked, expired) or is not to be replayed,
-2 wrong usage, settings or task, 3 the time to wait is up, 4 no such task or dead letter, 5 Redis or
-the object store cannot be reached.
+2 wrong usage, settings or task, 3 the time to wait is up, 4 no such task or dead letter, 5 not now:
+Redis or the object store cannot be reached, or the queue is full.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def main(context: click.Context, file: Path | None, state_folder: Path | None) -
 
     Commands talk to what the settings name, or to a running `visionq up`. Exit codes: 0 done,
     1 no answer (failed, revoked, expired) or no replay, 2 wrong usage, settings or task, 3 time is
-    up, 4 no such task or dead letter, 5 Redis or the object store cannot be reached.
+    up, 4 no such task or dead letter, 5 not now: Redis or the object store cannot be reached, or
+    the queue is full.
     """
     context.obj = Session(file, state_folder)
 

@@ -18,9 +18,10 @@ from visionq.arguments import (
     checked_ids,
     checked_model,
     checked_timeout,
+    settings_or_default,
 )
 from visionq.contract import Result, State, Status
-from visionq.errors import ClientClosed, SettingsError
+from visionq.errors import ClientClosed
 from visionq.estimates import Estimate
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.models import Model, instance, with_instance
@@ -100,11 +101,7 @@ class _BaseClient(Generic[Submitted]):
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
         """A client as settings.toml and the environment say, or as the settings given."""
-        if settings is None:
-            from visionq.settings import load_settings
-
-            settings = load_settings()
-        _check_settings(settings)
+        settings = settings_or_default(settings)
         return cls(
             settings.broker.url.get_secret_value(),
             settings.storage.address(),
@@ -427,13 +424,6 @@ class AsyncTaskHandle:
 
     async def cancel(self) -> State:
         return await self._client.cancel(self.id)
-
-
-def _check_settings(settings: object) -> None:
-    from visionq.settings import Settings
-
-    if not isinstance(settings, Settings):
-        raise SettingsError("settings must be of the type visionq.settings.Settings")
 
 
 def _newest(statuses: list[Status], limit: int) -> list[Status]:

@@ -20,6 +20,7 @@ from visionq.errors import InvalidTask, UnsupportedVersion
 from visionq.kinds import MAX_CROPS, MAX_IMAGES, MAX_NEW_TOKENS
 from visionq.names import result_key
 from visionq.schemas import strict_schema
+from visionq.terminal import one_line
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -32,6 +33,8 @@ MAX_LABEL_CHARS = 100
 MAX_PAGE = 1_000_000
 MAX_KEY_BYTES = 1024
 """Of an object's key in UTF-8. Otherwise it may hold any character, as S3 has it."""
+MAX_NAME_CHARS = 80
+"""Of an unknown field's name, in the message that refuses it."""
 MAX_TASK_BYTES = 64 * 1024
 """Above this a task is refused at both ends: large values belong into the store."""
 
@@ -43,6 +46,7 @@ _S3_BUCKET = re.compile(r"s3://[^\s/]+/")
 # A scheme that is not ours, or a path of the file system, would otherwise pass for a key.
 _NO_KEY = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://|/")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
 
 
@@ -394,10 +398,26 @@ def read_task(data: object, *, task_id: str | None = None) -> Task:
         if data.get("id", task_id) != task_id:
             raise InvalidTask("the task's id differs from the message's id")
         data = {**data, "id": task_id}
-    text = json.dumps(data)
-    if len(text) > 2 * MAX_TASK_BYTES:  # as ASCII a character may take six
+    text = json.dumps(data, separators=(",", ":"))
+    if len(text) > 4 * MAX_TASK_BYTES:  # as ASCII a character takes up to three times its bytes
         raise InvalidTask(f"the task is larger than {MAX_TASK_BYTES} bytes")
-    return _validated(Task, text)
+    task = _validated(Task, text)
+    encode_new(task)
+    return task
+
+
+def encode_task(task: Task) -> str:
+    """Compact JSON, as the record has it."""
+    return _ENCODER.encode(dump(task))
+
+
+def encode_new(task: Task) -> str:
+    """The same. Raises `InvalidTask` for one that is too large to be accepted."""
+    text = encode_task(task)
+    size = len(text.encode())
+    if size > MAX_TASK_BYTES:
+        raise InvalidTask(f"the task takes {size} bytes as JSON, the limit is {MAX_TASK_BYTES}")
+    return text
 
 
 def read_result(content: bytes) -> Result:
@@ -436,7 +456,8 @@ def _validated(cls: type[T], text: str | bytes) -> T:
         return cast("T", _adapter(cast("Hashable", cls)).validate_json(text, strict=True))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        # It may be a field's name of the sender's own.
+        where = one_line(".".join(map(str, first["loc"]))[:MAX_NAME_CHARS]) or cls.__name__
         raise InvalidTask(f"{where}: {first['msg']}") from exc
 
 

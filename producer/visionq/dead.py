@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import redis
 from redis.client import NEVER_DECODE
 
-from visionq.arguments import checked_count
-from visionq.contract import State, is_task_id, read_task
+from visionq.arguments import checked_count, settings_or_default
+from visionq.contract import State, encode_task, is_task_id, read_task
 from visionq.errors import ClientClosed, InvalidArgument, InvalidTask, TaskUnknown
 from visionq.names import Names
-from visionq.records import LANES, LOOK_SECONDS, connect, encode_task, mapped_errors
+from visionq.records import LANES, LOOK_SECONDS, connect, mapped_errors, state_of
 
 if TYPE_CHECKING:
     from visionq.settings import Settings
@@ -136,7 +136,8 @@ class DeadLetter:
 class OpenedLetter:
     """A letter with its message as text; what is no UTF-8 in it is replaced.
 
-    `state` and `task` (JSON) are the record's; UNKNOWN and None without a record.
+    `state` and `task` (JSON) are the record's; UNKNOWN and None without a record, and where they
+    cannot be read.
     """
 
     letter: DeadLetter
@@ -157,11 +158,13 @@ class Where:
     older_than_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise `InvalidArgument` for a wrong type."""
+        """Raise `InvalidArgument` for a wrong type, and for an age of more than 100 years."""
         age: object = self.older_than_seconds
         is_number = isinstance(age, int | float) and not isinstance(age, bool)
         if age is not None and not (is_number and abs(cast("float", age)) <= MAX_AGE_SECONDS):
-            raise InvalidArgument("older_than_seconds must be a number, or None")
+            raise InvalidArgument(
+                f"older_than_seconds must be a number, {MAX_AGE_SECONDS} at most, or None"
+            )
         for text in (self.reason, self.queue):
             if text is not None and not isinstance(text, str):
                 raise InvalidArgument("reason and queue must be strings, or None")
@@ -229,11 +232,7 @@ class DeadLetters:
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
         """As settings.toml and the environment say, or as the settings given."""
-        if settings is None:
-            from visionq.settings import load_settings
-
-            settings = load_settings()
-        broker = settings.broker
+        broker = settings_or_default(settings).broker
         client = connect(broker.url.get_secret_value(), timeout_seconds=broker.timeout_seconds)
         return cls(client, Names(broker.namespace), ttl_seconds=broker.record_ttl_seconds)
 
@@ -261,8 +260,8 @@ class DeadLetters:
         return OpenedLetter(
             letter=letter,
             text=self._message(letter_id).decode(errors="replace"),
-            state=State(str(state)) if state else State.UNKNOWN,
-            task=json.loads(task) if task else None,
+            state=state_of(state),
+            task=_object_in(task),
         )
 
     def replay(self, which: Sequence[str] | Where) -> tuple[Replayed, ...]:
@@ -348,7 +347,7 @@ class DeadLetters:
         args = [self._ttl, letter_id, str(LOOK_SECONDS), names.events(letter_id), task, *LANES]
         with mapped_errors():
             outcome, state = self._replay(keys, args)
-        return Replayed(id=letter_id, outcome=Outcome(outcome), state=State(state))
+        return Replayed(id=letter_id, outcome=Outcome(outcome), state=state_of(state))
 
     def _message(self, letter_id: str) -> bytes:
         """The message as it was sent, which may be no UTF-8; empty when it is gone."""
@@ -380,6 +379,14 @@ def _parse(letter_id: str, entry: str, size: int) -> DeadLetter:
     at, reason, queue = found
     task_id = letter_id if is_task_id(letter_id) else None
     return DeadLetter(id=letter_id, task_id=task_id, at=at, reason=reason, queue=queue, size=size)
+
+
+def _object_in(text: object) -> dict[str, Any] | None:
+    try:
+        data = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def _task_in(message: bytes, task_id: str) -> str | None:

@@ -2,7 +2,7 @@
 
     VisionqError
     ├── SettingsError            a setting is unknown or has a bad value
-    ├── InvalidArgument          what a method beside the submitting ones was given is no such thing
+    ├── InvalidArgument          an argument of a method other than submit is wrong
     ├── InvalidTask              the task cannot be accepted as it is
     │   ├── UnknownKind
     │   ├── WrongImageCount
@@ -37,7 +37,8 @@
         └── TaskExpired
 
 The class docstring is the default message. No message shows a password or the query of a URL
-(`redaction.py`). An `InvalidTask` carries the `code` that a failed
+(`redaction.py`); what a library says has its pieces of URLs hidden at its door, while a key or a
+file's name is shown as it is. An `InvalidTask` carries the `code` that a failed
 result would carry, since the worker checks again what other senders put into the queue.
 Foreign exceptions are mapped at the door of their library (`records.py`, `broker.py`,
 `objects.py`) and stay reachable as `__cause__`.
@@ -47,7 +48,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from visionq.redaction import redacted
+from visionq.redaction import redacted_urls
 
 if TYPE_CHECKING:
     from visionq.contract import Result, Status
@@ -57,7 +58,7 @@ class VisionqError(Exception):
     """Something went wrong in visionq."""
 
     def __init__(self, message: str | None = None) -> None:
-        text = redacted(message or type(self).__doc__ or "")
+        text = redacted_urls(message or type(self).__doc__ or "")
         # Half a character, which a caller may have sent, would fail where the message is printed.
         super().__init__(text.encode(errors="backslashreplace").decode())
 

@@ -23,7 +23,7 @@ from visionq.inputs import (
     upright_size,
 )
 from visionq.objects import split_s3_url
-from visionq.per_process import no_fork
+from visionq.per_process import import_unforked
 
 if TYPE_CHECKING:
     from visionq.inputs import ImageArgument
@@ -119,8 +119,8 @@ def _stored_size(store: ObjectStore, bucket: str, key: str) -> Size:
 def _read_size(file: IO[bytes]) -> Size | None:
     """None where the header is none, or goes on behind the file's end. Raises `InvalidImage`."""
     # Imported when it is needed: it brings urllib and an XML parser along.
-    with no_fork():
-        import imagesize
+    import_unforked("imagesize")
+    import imagesize
 
     head = file.read(PDF_HEAD_BYTES)
     file.seek(0)

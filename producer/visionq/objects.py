@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+from visionq.broker_urls import BREAKING
 from visionq.errors import (
     BucketMissing,
     ObjectMissing,
@@ -28,7 +29,7 @@ from visionq.errors import (
     VisionqError,
 )
 from visionq.names import input_key
-from visionq.per_process import PerProcess, no_fork
+from visionq.per_process import PerProcess, import_unforked
 from visionq.redaction import redacted
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ class StoreAddress:
         if not all(text is None or isinstance(text, str) for text in texts):
             raise SettingsError("storage: endpoint_url, access_key, secret_key: strings, or None")
         if self.endpoint_url is not None and not _is_endpoint(self.endpoint_url):
-            raise SettingsError("storage: endpoint_url is not http[s]://host:port")
+            raise SettingsError(
+                "storage: endpoint_url is not http[s]://host:port, with spaces and ' \" < > ` "
+                "percent-encoded"
+            )
 
     def __repr__(self) -> str:
         text = f"StoreAddress(bucket={self.bucket!r}, endpoint_url={self.endpoint_url!r})"
@@ -90,7 +94,9 @@ class ObjectStore:
     """Objects of one bucket, as bytes. Thread-safe, and usable in a forked child.
 
     Every method raises a `StorageError`: `StorageUnavailable` and `StorageDenied` concern the
-    store, `BucketMissing` and `ObjectMissing` what was looked for.
+    store, `BucketMissing` and `ObjectMissing` what was looked for. The first call, which opens the
+    store, may also raise `SettingsError` for an address that boto3 knows to be none, and
+    `ReentrantCall` in a signal handler.
     """
 
     def __init__(
@@ -231,13 +237,13 @@ class ObjectStore:
         except VisionqError:
             raise
         except Exception as exc:
-            with no_fork():
-                from botocore.exceptions import (
-                    BotoCoreError,
-                    ClientError,
-                    EndpointConnectionError,
-                    NoCredentialsError,
-                )
+            import_unforked("botocore.exceptions")
+            from botocore.exceptions import (
+                BotoCoreError,
+                ClientError,
+                EndpointConnectionError,
+                NoCredentialsError,
+            )
 
             if isinstance(exc, ClientError):
                 self._raise_mapped(exc, key, is_bucket=is_bucket)
@@ -248,11 +254,11 @@ class ObjectStore:
                 ) from exc
             if isinstance(exc, EndpointConnectionError):
                 raise StorageUnavailable(
-                    f"object store: {type(exc).__name__}: {str(exc).rstrip('.')}; "
+                    f"object store: {_said(exc).rstrip('.')}; "
                     f"set storage.endpoint_url ({_VARIABLES}), or run `visionq up` here"
                 ) from exc
             if isinstance(exc, BotoCoreError | OSError):
-                raise StorageUnavailable(f"object store: {type(exc).__name__}: {exc}") from exc
+                raise StorageUnavailable(f"object store: {_said(exc)}") from exc
             raise
 
     def _raise_mapped(self, exc: ClientError, key: str, *, is_bucket: bool) -> NoReturn:
@@ -269,13 +275,17 @@ class ObjectStore:
         raise StorageError(f"the object store answered {status} {code} for {key!r}") from exc
 
 
+def _said(exc: Exception) -> str:
+    return redacted(f"{type(exc).__name__}: {exc}")
+
+
 def _is_endpoint(url: str) -> bool:
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         return False
-    is_whole = url == url.strip() and url.isprintable() and " " not in url
+    is_whole = url.isprintable() and BREAKING.search(url) is None
     is_plain = not parts.query and not parts.fragment
     return bool(
         is_whole and is_plain and parts.scheme in ("http", "https") and parts.hostname and port != 0
@@ -311,7 +321,7 @@ def _open_doors(address: StoreAddress, timeout_seconds: float, max_connections: 
             "s3", endpoint_url=endpoint_url, region_name=address.region, config=config
         )
     except ValueError as exc:  # of a host or region that botocore knows to be none
-        raise SettingsError(f"storage: {exc}") from None
+        raise SettingsError(f"storage: {redacted(str(exc))}") from None
     credentials = session.get_credentials()
     # How buckets become addresses is known of an endpoint that was given, and of AWS; where the
     # environment or a profile names another endpoint, it is boto3's to know.

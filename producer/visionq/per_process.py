@@ -13,10 +13,12 @@ interrupts another one of its thread gets a value of its own.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Generic, TypeAlias, TypeVar
 
 from visionq.errors import ReentrantCall
@@ -58,6 +60,19 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_building.release,
         after_in_child=_building.release,
     )
+
+
+def import_unforked(name: str) -> None:
+    """Import a module under `no_fork`, and take no lock where it is there already."""
+    if not _is_imported(name):
+        with no_fork():
+            import_module(name)
+
+
+def _is_imported(name: str) -> bool:
+    """Wholly: a module stands in `sys.modules` before its code has run."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)
 
 
 class _Calls(threading.local):

@@ -63,9 +63,9 @@ end
 """
 
 # KEYS record, lane, open and, with an idempotency key, the record of the key's first task; ARGV
-# ttl, task, id, seconds until a look, tenant, most that may wait in the lane, most of the tenant
-# (0: as many as it likes), seconds until it may be started (0: now), deadline ('': none) and, with
-# a key, the first one's id and the print of the content.
+# ttl, task, id, tenant, most that may wait in the lane, most of the tenant (0: as many as it
+# likes), seconds until it may be started (0: now), deadline ('': none) and, with a key, the first
+# one's id and the print of the content.
 #
 # Returns false when the record is new. Else a list that begins with a word: FOUND (state, whether
 # its message is out, id, and the task if that is uncertain), CONFLICT (id), FULL (what is full, how
@@ -77,7 +77,7 @@ CREATE = (
     + _NEWEST
     + """
 local record, lane, open, first = unpack(KEYS)
-local ttl, task, id, _, tenant, most_in_lane, most_own, delay, deadline, first_id, print =
+local ttl, task, id, tenant, most_in_lane, most_own, delay, deadline, first_id, print =
   unpack(ARGV)
 local before
 if not first then
@@ -315,7 +315,8 @@ elseif not state then
 end
 if held[3] then return state end -- an attempt has decided the result: too late
 if state == 'PENDING' or state == 'RETRY' then
-  local lane = cjson.decode(task).lane or ARGV[7]
+  local is_json, parsed = pcall(cjson.decode, task) -- somebody may have spoilt it
+  local lane = is_json and type(parsed) == 'table' and parsed.lane or ARGV[7]
   for i = 7, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 3], ARGV[2]) end end
   redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
   look(KEYS[2], now, ARGV[2], ARGV[3])
@@ -506,7 +507,8 @@ return {#found == 0 and '[]' or cjson.encode(found), has_more and 1 or 0}
 # any worker has reported (the hash expires with the last report). One string, because redis-py
 # spends most of a reply's time on taking its elements apart.
 STATUS = """
-local found, record, started = redis.call('HGETALL', KEYS[1]), {}, {}
+local found, record, started = redis.pcall('HGETALL', KEYS[1]), {}, {}
+if found.err then record = 'unreadable' end
 for i = 1, #found, 2 do record[found[i]] = found[i + 1] end
 for i = 3, #KEYS do started[i - 2] = redis.call('HGET', KEYS[i], 'started') or '0' end
 return cjson.encode({record, started, redis.call('EXISTS', KEYS[2])})

@@ -50,25 +50,25 @@ from redis.retry import Retry
 from visionq import record_scripts
 from visionq.broker_urls import check_broker_url
 from visionq.contract import (
-    MAX_TASK_BYTES,
     Failure,
     FailureCode,
     Lane,
     State,
     Status,
     Task,
-    dump,
+    encode_new,
+    encode_task,
 )
 from visionq.errors import (
     BrokerUnavailable,
     IdempotencyConflict,
-    InvalidTask,
     QueueFull,
     SettingsError,
     VisionqError,
 )
 from visionq.names import Names, result_key
 from visionq.per_process import PerProcess
+from visionq.redaction import redacted
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
@@ -88,7 +88,6 @@ MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 URL_VARIABLE = "VISIONQ_BROKER__URL"
 """Named to whom nothing answers."""
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +144,12 @@ class Key:
 class Found:
     """The record that was already there when a task was to be created: the newest of its key.
 
-    `task`: as its record has it, JSON, where its message may not be out.
+    `state`: UNKNOWN where the record is gone, None for one that is unknown here: such a task may go
+    on, so it is no reason for another try. `task`: as its record has it, JSON, where its message
+    may not be out.
     """
 
-    state: State
+    state: State | None
     was_sent: bool
     task_id: str
     task: str | None = None
@@ -442,7 +443,7 @@ class Records:
         keys = [*self._own_keys(task_id), self._names.cancelled(), *lanes]
         args = [self._names.events(task_id), task_id, self._ttl]
         args += [str(CANCELLED_SECONDS), str(MAX_CANCELLED), which, *LANES]
-        return State(self._run(self._cancel, keys, args))
+        return state_of(self._run(self._cancel, keys, args))
 
     def status(self, task_id: str) -> Status:
         keys = [self._names.record(task_id), self._names.workers()]
@@ -483,11 +484,11 @@ class Records:
     def _args(self, new: New) -> list[str]:
         task, limits = new.task, self._limits
         most = [str(limits.max_waiting), str(limits.max_waiting_per_tenant or 0)]
-        look, delay = str(LOOK_SECONDS), f"{new.delay_seconds:.6f}"
+        delay = f"{new.delay_seconds:.6f}"
         deadline = "" if task.deadline is None else f"{task.deadline:.6f}"
         key = [new.key.first_id, new.key.fingerprint] if new.key else []
-        text = _encode_new(task)
-        return [self._ttl, text, task.id, look, task.tenant, *most, delay, deadline, *key]
+        text = encode_new(task)
+        return [self._ttl, text, task.id, task.tenant, *most, delay, deadline, *key]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
@@ -581,18 +582,6 @@ def _close_idle(pool: redis.ConnectionPool) -> None:
     pool.disconnect(inuse_connections=False)
 
 
-def encode_task(task: Task) -> str:
-    return _ENCODER.encode(dump(task))
-
-
-def _encode_new(task: Task) -> str:
-    text = encode_task(task)
-    size = len(text.encode())
-    if size > MAX_TASK_BYTES:
-        raise InvalidTask(f"the task takes {size} bytes as JSON, the limit is {MAX_TASK_BYTES}")
-    return text
-
-
 def queue_status(pipe: Any, names: Names, task_ids: Iterable[str]) -> None:
     """Queue the commands whose replies `parse_statuses` reads, on a sync or asyncio pipeline."""
     for lane in LANES:
@@ -626,7 +615,7 @@ def mapped_errors() -> Iterator[None]:
 
 def explain(error: Exception) -> str:
     """One sentence: what Redis or the way to it said, and what to do where nothing answers."""
-    said = f"Redis: {type(error).__name__}: {error}"
+    said = redacted(f"Redis: {type(error).__name__}: {error}")
     if " connecting to " not in said:  # redis-py has no class of its own for that
         return said
     return f"{said.rstrip('.')}; set broker.url ({URL_VARIABLE}), or run `visionq up` here"
@@ -702,6 +691,11 @@ def _decoded(text: str) -> Any:
         return text
 
 
+def state_of(text: object) -> State:
+    """UNKNOWN for what a newer version may have written, or somebody has spoilt."""
+    return State(str(text)) if text in State.__members__ else State.UNKNOWN
+
+
 def _pin(number: int) -> str:
     return f"pin:{number}"
 
@@ -710,7 +704,8 @@ def _found(reply: Any) -> Found | None:
     if reply is None or reply[0] != FOUND:
         return None
     _, state, sent, task_id, *task = reply
-    return Found(State(state), sent == "1", task_id, task[0] if task else None)
+    known = State(state) if state in State.__members__ else None
+    return Found(known, sent == "1", task_id, task[0] if task else None)
 
 
 def _kind_and_lane(record: Mapping[str, str]) -> tuple[str | None, Lane | None]:

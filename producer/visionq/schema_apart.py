@@ -11,7 +11,7 @@ from typing import Any
 
 from visionq.patterns import other_than, written_pattern
 from visionq.schema_parts import Part, References
-from visionq.schema_scalars import Strict, patterned
+from visionq.schema_scalars import Strict, is_number, patterned
 from visionq.schema_values import Values, is_among, is_of_type
 
 MAX_LEVELS = 12
@@ -37,10 +37,6 @@ _ANNOTATIONS = frozenset(
 
 class NotKnown(Exception):
     """Whether a document that may be written fits the other schema."""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Apart:
@@ -204,9 +200,9 @@ class Apart:
 
     def _array(self, strict: Strict, part: Part, key: str, level: int) -> Strict | None:
         said = part.schema[key]
-        if key == "minItems" and _is_number(said) and strict["maxItems"] < said:
+        if key == "minItems" and is_number(said) and strict["maxItems"] < said:
             return strict
-        if key == "maxItems" and _is_number(said) and strict["minItems"] > said:
+        if key == "maxItems" and is_number(said) and strict["minItems"] > said:
             return strict
         is_plain = key == "items" and isinstance(said, dict) and "prefixItems" not in part.schema
         if is_plain and "prefixItems" not in strict and strict["maxItems"] > 0:
@@ -282,15 +278,15 @@ def _without_types(strict: Strict, said: Any) -> Strict | None:
 
 
 def _string(strict: Strict, key: str, said: Any) -> Strict:
-    if key == "minLength" and _is_number(said) and strict.get("maxLength", said) < said:
+    if key == "minLength" and is_number(said) and strict.get("maxLength", said) < said:
         return strict
-    if key == "maxLength" and _is_number(said) and strict.get("minLength", 0) > said:
+    if key == "maxLength" and is_number(said) and strict.get("minLength", 0) > said:
         return strict
     raise NotKnown
 
 
 def _number(strict: Strict, key: str, said: Any) -> Strict:
-    is_apart = _is_number(said) and (
+    is_apart = is_number(said) and (
         (key == "minimum" and strict["maximum"] < said)
         or (key == "exclusiveMinimum" and strict["maximum"] <= said)
         or (key == "maximum" and strict["minimum"] > said)

@@ -145,7 +145,7 @@ def _multiple_of(parts: list[Part]) -> tuple[int | None, Decimal | None]:
         if key not in part.schema:
             continue
         factor = part.schema[key]
-        if not _is_number(factor) or not 0 < factor <= MAX_MULTIPLE_OF:
+        if not is_number(factor) or not 0 < factor <= MAX_MULTIPLE_OF:
             part.refuse(key, why=f"must be a number above 0, {MAX_MULTIPLE_OF} at most")
         # Of others, such as 0.1, validators that divide floats find that 0.3 is no multiple.
         if not float(factor * 64).is_integer():
@@ -190,7 +190,7 @@ def _bounds(parts: list[Part]) -> Iterable[tuple[Decimal, bool, bool]]:
                 bound = part.schema.get(key)
                 if bound is None or (isinstance(bound, bool) and key == exclusive):
                     continue
-                if not _is_number(bound):
+                if not is_number(bound):
                     part.refuse(key, why="must be a number")
                 exact = Decimal(bound) if isinstance(bound, int) else Decimal(repr(bound))
                 # In draft 4 a mark beside the bound makes it exclusive.
@@ -198,5 +198,5 @@ def _bounds(parts: list[Part]) -> Iterable[tuple[Decimal, bool, bool]]:
                 yield exact, is_low, is_exclusive
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

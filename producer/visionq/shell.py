@@ -17,7 +17,9 @@ from visionq.dead import DeadLetters
 from visionq.errors import (
     BrokerUnavailable,
     IdempotencyConflict,
+    InvalidArgument,
     InvalidTask,
+    QueueFull,
     SettingsError,
     StorageError,
     TaskFailed,
@@ -35,7 +37,7 @@ EXIT_NO_ANSWER = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 3
 EXIT_UNKNOWN = 4
-EXIT_UNREACHABLE = 5
+EXIT_NOT_NOW = 5
 
 _EXIT_CODES: tuple[tuple[type[VisionqError], int], ...] = (
     (TaskUnknown, EXIT_UNKNOWN),
@@ -43,9 +45,11 @@ _EXIT_CODES: tuple[tuple[type[VisionqError], int], ...] = (
     (InvalidTask, EXIT_USAGE),
     (IdempotencyConflict, EXIT_USAGE),
     (SettingsError, EXIT_USAGE),
+    (InvalidArgument, EXIT_USAGE),
     (WaitTimeout, EXIT_TIMEOUT),
-    (BrokerUnavailable, EXIT_UNREACHABLE),
-    (StorageError, EXIT_UNREACHABLE),
+    (BrokerUnavailable, EXIT_NOT_NOW),
+    (QueueFull, EXIT_NOT_NOW),
+    (StorageError, EXIT_NOT_NOW),
     (VisionqError, EXIT_NO_ANSWER),
 )
 

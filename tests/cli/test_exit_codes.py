@@ -79,6 +79,7 @@ def test_key_that_is_in_use_for_something_else_exits_2_and_names_its_task(idle: 
         (["result", NOBODY, "--timeout=-1"], "Usage: visionq result "),
         (["wait", NOBODY, "--timeout=nan"], "Usage: visionq wait "),
         (["dead", "purge", "--older-than=nan", "--yes"], "Usage: visionq dead purge "),
+        (["dead", "purge", "--older-than=1e9", "--yes"], "visionq: older_than_seconds must be a n"),
         (["sing"], "Usage: visionq "),
         (["--settings", "nowhere.toml", "ls"], "visionq: there is no settings file nowhere.toml"),
     ],
@@ -133,6 +134,13 @@ def test_status_of_known_and_unknown_tasks_shows_both_and_exits_4(idle: Env, wai
         f"{NOBODY} -        UNKNOWN \n"
         f"{waiting} ocr      PENDING  next in the queue (no worker is running)\n"
     )
+
+
+def test_full_queue_exits_5(idle: Env, waiting: str) -> None:
+    full = idle | {"VISIONQ_BROKER__MAX_WAITING": "1"}
+    result = visionq(full, "submit", "ocr", "inputs/1", "--json")
+    assert (result.exit_code, json_of(result)["error"]) == (5, "QueueFull")
+    assert visionq(idle, "status", waiting).exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["status", "wait", "result", "cancel"])

@@ -2,12 +2,14 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.client.hand_worker import HandWorker
 from tests.support.workers import environment
 from visionq import AsyncClient, BrokerUnavailable, Client, SettingsError
+from visionq.dead import DeadLetters
 from visionq.errors import StorageUnavailable
 from visionq.local import LocalUrls
 from visionq.settings import load_settings
@@ -90,3 +92,9 @@ def test_settings_given_are_taken_as_they_are(worker: HandWorker) -> None:
     ttl = worker.raw.ttl(worker.names.record(handle.id))
     assert isinstance(ttl, int)
     assert 190 < ttl <= 200
+
+
+@pytest.mark.parametrize("opened", [Client, AsyncClient, DeadLetters])
+def test_what_is_no_settings_is_refused(opened: Any) -> None:
+    with pytest.raises(SettingsError, match="must be of the type"):
+        opened.from_settings("x")

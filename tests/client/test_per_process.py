@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from visionq import ReentrantCall
-from visionq.per_process import PerProcess, no_fork
+from visionq.per_process import PerProcess, import_unforked, no_fork
 
 
 class Door:
@@ -105,3 +105,12 @@ def test_child_builds_its_own_and_leaves_the_parents_open() -> None:
         os._exit((own is door) + 2 * door.num_closed + 4 * (own.num_closed != 1))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert opened.get() is door
+
+
+def test_what_is_imported_already_takes_no_lock() -> None:
+    """As in a signal handler that interrupts an import: a lock would be refused there."""
+    import_unforked("json")
+    with no_fork():
+        import_unforked("json")
+        with pytest.raises(ReentrantCall):
+            import_unforked("this_is_not_imported")

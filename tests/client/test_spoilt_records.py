@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,17 @@ import pytest
 import redis
 
 from tests.client.hand_worker import HandWorker
-from visionq import AsyncClient, Client, State, Status, StoreAddress, TaskFailed, TaskUnknown
+from visionq import (
+    AsyncClient,
+    Client,
+    State,
+    Status,
+    StoreAddress,
+    Submission,
+    TaskFailed,
+    TaskUnknown,
+    records,
+)
 from visionq.dead import DeadLetters, Outcome
 from visionq.fleet import Fleets
 from visionq.local import LocalUrls
@@ -159,3 +170,58 @@ def test_a_letter_that_was_spoilt_is_listed_beside_the_others_and_can_be_purged(
     outcomes = {one.id: one.outcome for one in letters.replay(["bad", "good"])}
     assert outcomes == {"bad": Outcome.UNKNOWN, "good": Outcome.REPLAYED}
     assert letters.purge(["bad"]) == ("bad",)
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_the_status_of_one_is_the_status_among_many(
+    client: Client, names: Names, raw: redis.Redis, key: str, name: str
+) -> None:
+    task_id = client.ocr(key).id
+    UNREADABLE[name](raw, names.record(task_id))
+    status = client._submitter.records.status(task_id)
+    assert (status.state, status.failure) == (State.UNKNOWN, records.UNREADABLE)
+    assert client.status(task_id) == status
+
+
+@pytest.mark.parametrize("state", ["PAUSED", "", b"\xff"])
+def test_a_state_of_a_newer_version_is_no_reason_for_another_try(
+    client: Client, names: Names, raw: redis.Redis, key: str, state: str | bytes
+) -> None:
+    first = client.ocr(key, idempotency_key="order-1")
+    raw.hset(names.record(first.id), "state", state)
+    assert client.ocr(key, idempotency_key="order-1").id == first.id
+    submission = Submission("ocr", key, options={"idempotency_key": "order-1"})
+    assert [one.id for one in client.submit_many([submission])] == [first.id]
+    assert raw.hget(names.record(first.id), "next") is None
+    assert client.cancel(first.id) is State.UNKNOWN
+
+
+def test_a_task_whose_record_was_spoilt_can_be_cancelled(
+    client: Client, names: Names, raw: redis.Redis, key: str
+) -> None:
+    for spoilt in ("{", "[]", "5", ""):
+        task_id = client.ocr(key).id
+        raw.hset(names.record(task_id), "task", spoilt)
+        assert client.cancel(task_id) is State.REVOKED
+
+
+@pytest.mark.parametrize(
+    ("state", "task"), [("PAUSED", "{}"), ("", "{"), (b"\xff", "[" * 100_000), ("PAUSED", "[]")]
+)
+def test_a_letter_is_shown_whose_record_cannot_be_read(
+    worker: HandWorker, names: Names, raw: redis.Redis, state: str | bytes, task: str
+) -> None:
+    letter_id = str(uuid.uuid4())
+    entry = {"id": letter_id, "at": 2.0, "reason": "lost", "queue": names.queue("bulk")}
+    raw.hset(names.dead(), letter_id, json.dumps(entry))
+    raw.hset(names.dead_messages(), letter_id, "message")
+    raw.zadd(names.dead_index(), {letter_id: 1})
+    raw.hset(names.record(letter_id), mapping={"state": state, "task": task})
+    for where in (names.dead(), names.dead_messages(), names.dead_index(), names.record(letter_id)):
+        raw.expire(where, 60)
+    letters = DeadLetters(worker.records._redis, names, ttl_seconds=60)
+    shown = letters.show(letter_id)
+    assert shown.state is State.UNKNOWN
+    assert shown.task == ({} if task == "{}" else None)
+    (replayed,) = letters.replay([letter_id])
+    assert (replayed.outcome, replayed.state) == (Outcome.ALIVE, State.UNKNOWN)

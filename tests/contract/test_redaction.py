@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from contextlib import closing
 
 import pytest
 
 from visionq import Client, StoreAddress
+from visionq.broker import _mapped_errors
 from visionq.contract import FailureCode
-from visionq.errors import InvalidImage, SettingsError, StorageError, VisionqError
+from visionq.errors import (
+    BrokerUnavailable,
+    InvalidImage,
+    SettingsError,
+    StorageError,
+    VisionqError,
+)
 from visionq.objects import ObjectStore
-from visionq.records import connect
+from visionq.records import connect, explain
 from visionq.redaction import RedactingFormatter, redacted
 from visionq_worker.errors import Postponed, StartError, TaskError
 
@@ -62,6 +70,50 @@ def test_secrets_are_hidden(text: str, shown: str) -> None:
 )
 def test_what_is_no_secret_is_shown(text: str) -> None:
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize("piece", ["a:", "/", ":", "-", "?", "@", "a-", "/?", "a:@", "a://", "x"])
+@pytest.mark.parametrize("end", ["", "/ ?", " @h"])
+def test_time_grows_with_the_length_of_a_text_and_not_faster(piece: str, end: str) -> None:
+    text = piece * (128 * 1024 // len(piece)) + end
+    begun = time.process_time()
+    redacted(text)
+    assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "there is no object 'scans/what?.jpg'",
+        "there is no object 's3://scans/a:b@c/what?.jpg'",
+        "cannot read /tmp/q?1.jpg: No such file or directory",
+        "there is no kind 'x:y@z'",
+    ],
+)
+def test_a_message_of_ours_shows_keys_and_names_of_files(text: str) -> None:
+    assert str(VisionqError(text)) == text
+    assert TaskError(FailureCode.INPUT_MISSING, text).message == text
+
+
+def test_what_a_library_says_shows_no_piece_of_a_url() -> None:
+    said = f"Max retries exceeded with url: /b/k?sig={SECRET} of user:{SECRET}@host"
+    assert SECRET not in explain(ConnectionError(said))
+    with pytest.raises(StorageError) as stored, ObjectStore(StoreAddress(bucket="b"))._opened("k"):
+        raise OSError(said)
+    with pytest.raises(BrokerUnavailable) as published, _mapped_errors():
+        raise OSError(said)
+    assert SECRET not in str(stored.value) + str(published.value)
+
+
+@pytest.mark.parametrize("letter", "'\"<>` ")
+def test_a_password_that_could_not_be_hidden_is_refused(letter: str) -> None:
+    url = f"redis://:a{letter}{SECRET}@127.0.0.1:1/0"
+    with pytest.raises(SettingsError, match="percent-encoded") as caught:
+        connect(url, timeout_seconds=1)
+    assert SECRET not in shown(caught)
+    with pytest.raises(SettingsError, match="percent-encoded") as caught:
+        StoreAddress(bucket="b", endpoint_url=f"http://u:a{letter}{SECRET}@127.0.0.1:1")
+    assert SECRET not in shown(caught)
 
 
 def test_errors_of_both_sides_are_redacted() -> None:

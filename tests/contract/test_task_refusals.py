@@ -1,11 +1,21 @@
 """What is no Task of version 1 is refused with an InvalidTask that names the field."""
 
 import re
+import time
 from typing import Any
 
 import pytest
 
-from visionq.contract import ImageRef, Options, Task, is_task_id, read_task
+from visionq.contract import (
+    MAX_TASK_BYTES,
+    ImageRef,
+    Options,
+    Task,
+    encode_new,
+    encode_task,
+    is_task_id,
+    read_task,
+)
 from visionq.errors import InvalidTask, SchemaUnsupported, UnsupportedVersion
 
 TASK_ID = "0b0c1a9e-52a8-4b43-9a56-0a2f8a1d9a11"
@@ -314,3 +324,27 @@ def test_a_schema_that_is_not_carried_out_is_refused_with_its_pointer() -> None:
         "schema_unsupported",
         "/anyOf/1/unevaluatedItems",
     )
+
+
+def test_of_an_unknown_field_a_part_of_its_name_is_shown() -> None:
+    begun = time.process_time()
+    with pytest.raises(InvalidTask) as caught:
+        read_task(message(**{"a:\n\x1b" * 8_000 + "/ ?": 1}))
+    assert time.process_time() - begun < 1
+    assert len(str(caught.value)) < 200
+    assert "a:" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("letter", ["d", "\u0436", "\u6c34", "\U0001f600"])
+def test_a_task_is_read_as_long_as_a_record_may_hold_it(letter: str) -> None:
+    schema = {"type": "object", "description": letter * (57_600 // len(letter.encode()))}
+
+    def sized(size: int) -> Task:
+        part = message(kind="ask", question="q", options={"schema": schema})
+        left = size - len(encode_task(read_task(part)).encode())
+        return read_task({**part, "question": "q" * (1 + left)})
+
+    assert len(encode_new(sized(MAX_TASK_BYTES)).encode()) == MAX_TASK_BYTES
+    with pytest.raises(InvalidTask, match="65537 bytes"):
+        sized(MAX_TASK_BYTES + 1)

@@ -246,6 +246,21 @@ def test_time_limit_becomes_a_deadline(app: Celery, raw: redis.Redis) -> None:
     assert kept == pytest.approx(before + 90, abs=20)
 
 
+@pytest.mark.parametrize("countdown", [None, 3600])
+def test_task_that_no_record_may_hold_is_refused_and_its_sender_is_told(
+    app: Celery, visionq_client: Client, raw: redis.Redis, countdown: int | None
+) -> None:
+    schema = {"type": "object", "description": "d" * 60_000}
+    large = {**TASK, "question": "q" * 8_000, "options": {"schema": schema}}
+    sent = ended(send(app, large, countdown=countdown))
+    assert sent.state == "FAILURE"
+    assert "the limit is 65536" in str(sent.result)
+    failure = visionq_client.status(sent.id).failure
+    assert failure is not None
+    assert failure.code == "invalid_task"
+    wait_until(lambda: is_settled(raw), what="everything to be settled")
+
+
 def test_countdown_delays_the_start(app: Celery, visionq_client: Client) -> None:
     sent = send(app, countdown=1.5)
     wait_until(lambda: visionq_client.status(sent.id).is_known, seconds=SECONDS)

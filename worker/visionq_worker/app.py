@@ -23,7 +23,7 @@ from celery.worker import state as worker_state
 from kombu import Queue
 
 from visionq.broker import tls_conf
-from visionq.contract import FailureCode, Lane, Result, State, is_task_id, read_task
+from visionq.contract import FailureCode, Lane, Result, State, encode_new, is_task_id, read_task
 from visionq.contract import Task as ImageTask
 from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names, result_key
@@ -243,7 +243,9 @@ def _read(task_id: str, data: object, deadline: float | None) -> ImageTask:
     task = read_task(data, task_id=task_id)
     if deadline is None or (task.deadline is not None and task.deadline <= deadline):
         return task
-    return replace(task, deadline=deadline)
+    task = replace(task, deadline=deadline)
+    encode_new(task)  # which adds to its size
+    return task
 
 
 def _refuse(self: Task, task_id: str, *, code: str, reason: str, is_letter: bool) -> dict[str, Any]:

@@ -11,16 +11,16 @@ The wire carries the code and the sentence, the log carries the cause.
 from __future__ import annotations
 
 from visionq.contract import Failure, FailureCode
-from visionq.redaction import redacted
+from visionq.redaction import redacted, redacted_urls
 
 
 class TaskError(Exception):
     """The task ends in FAILURE with this code. `message` is safe to show to anyone."""
 
     def __init__(self, code: FailureCode, message: str, *, retryable: bool = False) -> None:
-        super().__init__(redacted(message))
+        super().__init__(redacted_urls(message))
         self.code = code
-        self.message = redacted(message)
+        self.message = redacted_urls(message)
         self.retryable = retryable
 
     def as_failure(self) -> Failure:
