@@ -23,7 +23,7 @@ NUM_BITS, WHITE_IS_ZERO = "visionq_num_bits", "visionq_white_is_zero"
 
 KEYED_BYTES = 4 + 1
 """A pixel of what `make_transparent` takes beside the picture: the lower bytes, and an alpha."""
-BAND_PX = 100_000
+BAND_PX = 50_000
 
 
 def flat_rgb(image: Image.Image) -> Image.Image:
