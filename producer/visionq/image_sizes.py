@@ -14,14 +14,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from visionq.errors import InvalidImage
-from visionq.inputs import (
-    PDF_HEAD_BYTES,
-    as_reference,
-    is_pdf,
-    read_content,
-    split_page,
-    upright_size,
-)
+from visionq.image_heads import HEAD_BYTES, is_pdf, is_sized
+from visionq.inputs import as_reference, read_content, split_page, upright_size
 from visionq.objects import split_s3_url
 from visionq.per_process import import_unforked
 
@@ -32,9 +26,6 @@ if TYPE_CHECKING:
 HEADER_BYTES = (64 * 1024, 1024 * 1024, 4 * 1024 * 1024)
 """Fetched of a stored image, until its size is known: most say it at once, but for a JPEG with a
 colour profile or a preview before its size. A large TIFF with its directory at the end does not."""
-
-_SIGNS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-"""What files of the kinds begin with that workers read, WEBP aside."""
 
 
 class Size(NamedTuple):
@@ -122,14 +113,13 @@ def _read_size(file: IO[bytes]) -> Size | None:
     import_unforked("imagesize")
     import imagesize
 
-    head = file.read(PDF_HEAD_BYTES)
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if is_pdf(head):
         raise _only_worker_knows("a page of a PDF")
-    start = head[:12]
-    if start[4:8] == b"ftyp":  # imagesize does not read those that are turned
+    if head[4:8] == b"ftyp":  # imagesize does not read those that are turned
         raise _only_worker_knows("a HEIF")
-    if not start.startswith(_SIGNS) and (start[:4], start[8:]) != (b"RIFF", b"WEBP"):
+    if not is_sized(head):
         return None
     width, height = cast("tuple[int, int]", imagesize.get(file))
     return Size(width, height) if width > 0 and height > 0 else None

@@ -87,11 +87,6 @@ _ODD_EXIF = (
     struct.error,
 )
 
-_PDF_HEADER = b"%PDF-"
-PDF_HEAD_BYTES = 1024 + len(_PDF_HEADER)
-"""PDFium, Acrobat and browsers look for the header behind as much as 1024 bytes."""
-_IMAGE_SIGNS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
-
 _FRAGMENT = re.compile(r"(.+)#page=([0-9]{1,9})", re.DOTALL)
 """As RFC 8118 has it for PDFs."""
 
@@ -103,22 +98,6 @@ def split_page(argument: ImageArgument) -> tuple[PlainArgument, int | None]:
     if isinstance(argument, Page):
         return argument.pdf, argument.number
     return argument, None
-
-
-def is_pdf(start: bytes) -> bool:
-    """Whether content that begins so is a PDF: `PDF_HEAD_BYTES` are enough to tell.
-
-    Its header need not be at the very beginning: mail, printers and servers leave their own before
-    it. An image may hold such a header in its metadata, and stays an image.
-    """
-    if start.startswith(_PDF_HEADER):
-        return True
-    is_image = start.startswith(_IMAGE_SIGNS) or start[4:8] == b"ftyp" or _is_bmp(start)
-    return not is_image and start.find(_PDF_HEADER, 0, PDF_HEAD_BYTES) >= 0
-
-
-def _is_bmp(start: bytes) -> bool:
-    return start[:2] == b"BM" and start[6:10] == bytes(4)
 
 
 def as_reference(argument: ImageArgument) -> ImageRef | None:

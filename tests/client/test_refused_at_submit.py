@@ -24,7 +24,7 @@ from visionq import (
     UrlsNotAllowed,
 )
 from visionq.fleet import Fleets, WorkerReport
-from visionq.image_heads import check_head
+from visionq.image_heads import check_head, is_pdf
 from visionq.local import LocalUrls
 from visionq.names import Names, input_key
 from visionq.records import connect
@@ -231,3 +231,14 @@ def test_urls_cost_no_round_trip(
 ) -> None:
     own_client.ocr("inputs/a")
     assert num_reads(lambda: own_client.ocr(URL)) == 2
+
+
+@pytest.mark.parametrize("num_before", [0, 1024, 1025, 1027, 1100])
+def test_a_pdf_passes_at_submit_exactly_where_a_worker_takes_it_for_one(num_before: int) -> None:
+    content = b"\n" * num_before + b"%PDF-1.7"
+    assert is_pdf(content) == (num_before <= 1024)
+    if is_pdf(content):
+        check_head(content)
+    else:
+        with pytest.raises(InvalidImage):
+            check_head(content)

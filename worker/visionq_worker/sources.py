@@ -16,7 +16,7 @@ from visionq.errors import (
     StorageError,
     StorageUnavailable,
 )
-from visionq.inputs import is_pdf
+from visionq.image_heads import is_pdf
 from visionq.names import input_digest
 from visionq.objects import ObjectStore, split_s3_url
 from visionq_worker.errors import TaskError
