@@ -14,10 +14,11 @@ import redis
 from tests.support.addresses import store_address
 from tests.support.workers import environment, running_worker
 from visionq import Client, StoreAddress
+from visionq.connections import connect
 from visionq.local import LocalServers, LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import Records, connect
+from visionq.records import Records
 from visionq_worker.cpu import set_up_cpu
 
 # Before any test module imports torch; the worker processes that tests start inherit it.

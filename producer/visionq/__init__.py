@@ -4,6 +4,7 @@ client = visionq.Client.from_settings()
 answer = client.ocr("cover.jpg", "Title and author?").result(timeout=60)
 """
 
+from visionq.broker_urls import BrokerAddress
 from visionq.client import (
     AsyncClient,
     AsyncTaskHandle,
@@ -69,6 +70,7 @@ from visionq.submissions import Submission, SubmitOptions
 __all__ = [
     "AsyncClient",
     "AsyncTaskHandle",
+    "BrokerAddress",
     "BrokerUnavailable",
     "BucketMissing",
     "Client",

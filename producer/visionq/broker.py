@@ -20,6 +20,7 @@ from kombu.exceptions import KombuError, OperationalError
 from kombu.pools import ProducerPool
 from redis import RedisError
 
+from visionq.broker_urls import BrokerAddress, as_address
 from visionq.contract import Task, dump
 from visionq.errors import BrokerUnavailable
 from visionq.names import TASK_NAME, Names
@@ -57,7 +58,8 @@ class _Producers(ProducerPool):  # type: ignore[misc]
 class _Doors:
     """An application, which builds messages, and a pool of connections, which is empty yet."""
 
-    def __init__(self, url: str, timeout_seconds: float) -> None:
+    def __init__(self, broker: BrokerAddress, timeout_seconds: float) -> None:
+        url = broker.url
         self.app = Celery("visionq-producer", broker=url, set_as_current=False)
         self.app.conf.update(
             task_serializer="json",
@@ -93,9 +95,11 @@ class Publisher:
     the queue, and publishing the same task again is safe.
     """
 
-    def __init__(self, url: str, names: Names, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, broker: str | BrokerAddress, names: Names, *, timeout_seconds: float
+    ) -> None:
         self._names = names
-        self._doors = PerProcess(partial(_Doors, url, timeout_seconds), _Doors.close)
+        self._doors = PerProcess(partial(_Doors, as_address(broker), timeout_seconds), _Doors.close)
 
     def publish(self, task: Task, options: Mapping[str, Any] | None = None) -> None:
         """`options`: Celery's, of the message that a foreign sender had sent (`_SENT_AGAIN`)."""

@@ -8,9 +8,11 @@ them sees it. No message shows any of it: it may hold the password.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from visionq.errors import SettingsError
+from visionq.redaction import redacted
 
 SCHEMES = ("redis", "rediss")
 TLS_OPTIONS = frozenset({"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
@@ -20,6 +22,25 @@ CERTIFICATE_RULES = frozenset({"required", "optional", "none"})
 BREAKING = re.compile("[\x00-\x20\x7f\ud800-\udfff'\"<>`]")
 """What ends a URL within a text: a password with one of these could not be hidden there."""
 _DATABASE = re.compile(r"/?|/[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where Redis is and how to get in."""
+
+    url: str
+
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` for what can be no address."""
+        check_broker_url(self.url)
+
+    def __repr__(self) -> str:
+        return f"BrokerAddress(url={redacted(self.url)!r})"
+
+
+def as_address(broker: str | BrokerAddress) -> BrokerAddress:
+    """The same for a URL alone. Raises `SettingsError`."""
+    return broker if isinstance(broker, BrokerAddress) else BrokerAddress(broker)
 
 
 def check_broker_url(url: object) -> None:

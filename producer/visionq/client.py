@@ -20,6 +20,7 @@ from visionq.arguments import (
     checked_timeout,
     settings_or_default,
 )
+from visionq.broker_urls import BrokerAddress
 from visionq.contract import Result, State, Status
 from visionq.errors import ClientClosed
 from visionq.estimates import Estimate
@@ -60,7 +61,7 @@ class _BaseClient(Generic[Submitted]):
 
     def __init__(
         self,
-        broker_url: str,
+        broker_url: str | BrokerAddress,
         store: StoreAddress | None = None,
         *,
         namespace: str = DEFAULT_NAMESPACE,
@@ -71,7 +72,7 @@ class _BaseClient(Generic[Submitted]):
         store_timeout_seconds: float = STORE_TIMEOUT_SECONDS,
     ) -> None:
         self._parts = Parts(
-            broker_url=broker_url,
+            broker=broker_url,
             store=StoreAddress(bucket="visionq") if store is None else store,
             names=Names(namespace),
             kinds=kinds,

@@ -22,10 +22,11 @@ import redis
 from redis.client import NEVER_DECODE
 
 from visionq.arguments import checked_count, settings_or_default
+from visionq.connections import connect, mapped_errors
 from visionq.contract import State, encode_task, is_task_id, read_task
 from visionq.errors import ClientClosed, InvalidArgument, InvalidTask, TaskUnknown
 from visionq.names import Names
-from visionq.records import LANES, LOOK_SECONDS, connect, mapped_errors, state_of
+from visionq.records import LANES, LOOK_SECONDS, state_of
 
 if TYPE_CHECKING:
     from visionq.settings import Settings
@@ -233,7 +234,7 @@ class DeadLetters:
     def from_settings(cls, settings: Settings | None = None) -> Self:
         """As settings.toml and the environment say, or as the settings given."""
         broker = settings_or_default(settings).broker
-        client = connect(broker.url.get_secret_value(), timeout_seconds=broker.timeout_seconds)
+        client = connect(broker.address(), timeout_seconds=broker.timeout_seconds)
         return cls(client, Names(broker.namespace), ttl_seconds=broker.record_ttl_seconds)
 
     def list(

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from visionq.connections import mapped_errors
 from visionq.contract import Lane
-from visionq.records import LANES, mapped_errors
+from visionq.records import LANES
 
 if TYPE_CHECKING:
     import redis

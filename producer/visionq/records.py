@@ -1,6 +1,5 @@
 """The record of each task in Redis: one hash, every transition one Lua script (`record_scripts`).
 
-The only door to Redis besides Celery's own (`broker.py`) and the subscriptions (`watch.py`).
 A record's fields, short because a record waits in memory with its message:
 
     state      one of `State`            at, t0, t1  submitted, started, finished (server clock)
@@ -35,20 +34,15 @@ from __future__ import annotations
 
 import json
 import uuid
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
-from redis.retry import Retry
 
 from visionq import record_scripts
-from visionq.broker_urls import check_broker_url
+from visionq.connections import mapped_errors
 from visionq.contract import (
     Failure,
     FailureCode,
@@ -60,15 +54,12 @@ from visionq.contract import (
     encode_task,
 )
 from visionq.errors import (
-    BrokerUnavailable,
     IdempotencyConflict,
     QueueFull,
     SettingsError,
     VisionqError,
 )
 from visionq.names import Names, result_key
-from visionq.per_process import PerProcess
-from visionq.redaction import redacted
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
@@ -86,8 +77,6 @@ MAX_CANCELLED = 10_000
 """How many of those are, the newest."""
 MIN_RETRY_AFTER_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
-URL_VARIABLE = "VISIONQ_BROKER__URL"
-"""Named to whom nothing answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -499,89 +488,6 @@ class Records:
                 return script(keys, args)
 
 
-class _RetryOnce(Retry):
-    """Where one connection has gone silent, the idle ones beside it have too: they are dropped.
-
-    Else each of them would cost its next user a time-out.
-    """
-
-    pool: Callable[[], redis.ConnectionPool | None] = staticmethod(lambda: None)
-    """A weak reference: a pool with nobody else to hold it closes its connections."""
-
-    def __deepcopy__(self, _memo: object) -> Self:
-        return self  # each connection would have a copy, without state to keep apart
-
-    def call_with_retry(self, *args: Any, **more: Any) -> Any:
-        try:
-            return super().call_with_retry(*args, **more)
-        except redis.TimeoutError:
-            if (pool := self.pool()) is not None:
-                pool.disconnect(inuse_connections=False)
-            raise
-
-
-class _Client(redis.Redis):
-    """redis-py's, with a pool for each process: its own look for a fork takes the inherited lock,
-    which another thread may have held."""
-
-    def __init__(self, pools: PerProcess[redis.ConnectionPool]) -> None:
-        self._pools = pools
-        super().__init__(connection_pool=pools.get())
-
-    @property
-    def connection_pool(self) -> redis.ConnectionPool:
-        return self._pools.get()
-
-    @connection_pool.setter
-    def connection_pool(self, _: redis.ConnectionPool) -> None:
-        pass  # redis-py's constructor sets what it was given
-
-    def close(self) -> None:
-        """Other threads may finish what they are doing. A call after this connects again."""
-        self._pools.close()
-
-
-def connect(url: str, *, timeout_seconds: float, gives_text: bool = True) -> redis.Redis:
-    """A client that answers or fails within `timeout_seconds` per try, in text or in bytes.
-
-    Usable in a forked child.
-
-    A connection that died while pooled is replaced once; every script here may safely run twice.
-    Raises `SettingsError` for a URL that is none.
-    """
-    check_broker_url(url)
-    try:
-        build = partial(_new_pool, url, timeout_seconds, gives_text=gives_text)
-        return _Client(PerProcess(build, _close_idle))
-    except ValueError:
-        # Without its cause: in a traceback, that could show part of the password.
-        raise SettingsError("url is not redis://user:password@host:port/db") from None
-
-
-def _new_pool(url: str, timeout_seconds: float, *, gives_text: bool) -> redis.ConnectionPool:
-    # Sockets and redis-py import something at the first connection. With a fork in the middle of
-    # that, the child would wait for the import for ever: so it is done here, where nobody forks.
-    "localhost".encode("idna")
-    redis.Connection()  # type: ignore[no-untyped-call]
-    retry = _RetryOnce(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-    pool = redis.ConnectionPool.from_url(
-        url,
-        decode_responses=gives_text,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        socket_keepalive=True,
-        # One record that somebody has spoilt must not spoil the reading of the others.
-        encoding_errors="replace",
-        retry=retry,
-    )
-    retry.pool = weakref.ref(pool)
-    return pool
-
-
-def _close_idle(pool: redis.ConnectionPool) -> None:
-    pool.disconnect(inuse_connections=False)
-
-
 def queue_status(pipe: Any, names: Names, task_ids: Iterable[str]) -> None:
     """Queue the commands whose replies `parse_statuses` reads, on a sync or asyncio pipeline."""
     for lane in LANES:
@@ -602,23 +508,6 @@ def parse_statuses(task_ids: Sequence[str], replies: Sequence[Any]) -> Iterator[
     has_workers, *records = replies[len(LANES) :]
     for task_id, record in zip(task_ids, records, strict=True):
         yield _parse(task_id, record, started, has_workers=bool(has_workers))
-
-
-@contextmanager
-def mapped_errors() -> Iterator[None]:
-    """Redis's errors as ours; nothing of redis-py leaves this door."""
-    try:
-        yield
-    except (redis.RedisError, OSError) as exc:
-        raise BrokerUnavailable(explain(exc)) from exc
-
-
-def explain(error: Exception) -> str:
-    """One sentence: what Redis or the way to it said, and what to do where nothing answers."""
-    said = redacted(f"Redis: {type(error).__name__}: {error}")
-    if " connecting to " not in said:  # redis-py has no class of its own for that
-        return said
-    return f"{said.rstrip('.')}; set broker.url ({URL_VARIABLE}), or run `visionq up` here"
 
 
 def _is_of_other_type(reply: object) -> bool:

@@ -33,6 +33,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from visionq.broker_urls import BrokerAddress
 from visionq.errors import SettingsError
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.names import INPUT_FOLDER
@@ -87,6 +88,9 @@ class BrokerSettings(_Section):
         if not url.get_secret_value().startswith(("redis://", "rediss://")):
             raise ValueError("must start with redis:// or rediss://")
         return url
+
+    def address(self) -> BrokerAddress:
+        return BrokerAddress(self.url.get_secret_value())
 
 
 def _reveal(secret: SecretStr | None) -> str | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from visionq.broker import Publisher
+from visionq.broker_urls import BrokerAddress
+from visionq.connections import connect
 from visionq.contract import Result, State, Status, Task, read_result, read_task
 from visionq.errors import (
     InvalidTask,
@@ -34,7 +36,7 @@ from visionq.inputs import ImageArgument, as_reference, look_at, upload
 from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
-from visionq.records import Found, Key, New, QueueLimits, Records, connect
+from visionq.records import Found, Key, New, QueueLimits, Records
 from visionq.submissions import MAX_SECONDS, Submission, as_list, draft
 from visionq.watch import Watch
 
@@ -46,7 +48,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 class Parts:
     """What both clients are made of."""
 
-    broker_url: str = field(repr=False)  # holds the password
+    broker: str | BrokerAddress = field(repr=False)  # holds the password
     store: StoreAddress
     names: Names
     kinds: Mapping[str, Kind]
@@ -56,7 +58,7 @@ class Parts:
     store_timeout_seconds: float
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError`; the broker's URL is checked where it is first used."""
+        """Raise `SettingsError`; the broker's address is checked where it is first used."""
         kinds, names = self.kinds, self.names
         if not isinstance(self.store, StoreAddress):
             raise SettingsError("store must be a StoreAddress, or None")
@@ -74,7 +76,7 @@ class Parts:
             _require_seconds(name, getattr(self, name))
 
     def new_watch(self) -> Watch:
-        return Watch(self.broker_url, self.names, timeout_seconds=self.timeout_seconds)
+        return Watch(self.broker, self.names, timeout_seconds=self.timeout_seconds)
 
 
 def _require_seconds(name: str, given: object) -> None:
@@ -88,7 +90,7 @@ class Submitter:
 
     def __init__(self, parts: Parts) -> None:
         self.store = ObjectStore(parts.store, timeout_seconds=parts.store_timeout_seconds)
-        client = connect(parts.broker_url, timeout_seconds=parts.timeout_seconds)
+        client = connect(parts.broker, timeout_seconds=parts.timeout_seconds)
         self.fleets = Fleets(client, parts.names)
         self.records = Records(
             client,
@@ -97,7 +99,7 @@ class Submitter:
             limits=parts.limits,
         )
         self._publisher = Publisher(
-            parts.broker_url, parts.names, timeout_seconds=parts.timeout_seconds
+            parts.broker, parts.names, timeout_seconds=parts.timeout_seconds
         )
         self._kinds = parts.kinds
 

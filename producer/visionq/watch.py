@@ -22,11 +22,13 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from visionq.broker_urls import BrokerAddress, as_address
+from visionq.connections import mapped_errors
 from visionq.contract import Status
 from visionq.errors import BrokerUnavailable, ClientClosed, TaskUnknown, WaitTimeout
 from visionq.names import Names
 from visionq.per_process import PerProcess
-from visionq.records import mapped_errors, parse_statuses, queue_status
+from visionq.records import parse_statuses, queue_status
 
 RECONNECT_SECONDS = 0.5
 """Pause between attempts to reach Redis again while somebody waits."""
@@ -59,11 +61,13 @@ class Watch:
     Nothing is opened before the first call. What still waits at `close` raises `ClientClosed`.
     """
 
-    def __init__(self, url: str, names: Names, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, broker: str | BrokerAddress, names: Names, *, timeout_seconds: float
+    ) -> None:
         self._names = names
         self._timeout_seconds = timeout_seconds
         pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
+            as_address(broker).url,
             # One to read by turns, one for the subscription: otherwise waiters that wake together
             # would open a connection each, and keep it.
             max_connections=2,

@@ -20,9 +20,10 @@ from tests.bench.rig import NAMESPACE, Rig
 from tests.bench.sample import KIND, QUESTION, picture_key
 from tests.bench.timing import Cost, cost_of, interleave, micros
 from visionq import Client, Submission
+from visionq.connections import connect
 from visionq.contract import ImageRef, State, Task
 from visionq.names import Names
-from visionq.records import Records, connect
+from visionq.records import Records
 
 NUM_READS = 2000
 NUM_AT_ONCE = 1000

@@ -10,10 +10,11 @@ import redis
 from tests.client.hand_worker import HandWorker
 from tests.support.addresses import store_address
 from visionq import Client, StoreAddress
+from visionq.connections import connect
 from visionq.local import LocalServers, LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import Records, connect
+from visionq.records import Records
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,13 @@ from tests.support.waiting import wait_until
 from tests.worker.workbench import DOT_KEY, Workbench, workbench
 from visionq import BrokerUnavailable, Client, State, TaskUnknown
 from visionq.broker import Publisher
+from visionq.connections import connect
 from visionq.contract import Result, dump_result
 from visionq.dead import DeadLetter, DeadLetters, Outcome, Replayed, Where
 from visionq.local import LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import Records, connect
+from visionq.records import Records
 from visionq_worker.leases import Leases
 from visionq_worker.reconciler import Reconciler
 

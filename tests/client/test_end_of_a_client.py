@@ -29,10 +29,10 @@ from visionq import (
     VisionqError,
     WaitTimeout,
 )
+from visionq.connections import connect
 from visionq.dead import EVERYTHING, DeadLetters
 from visionq.local import LocalUrls
 from visionq.names import Names
-from visionq.records import connect
 
 BOUND_SECONDS = 20.0
 

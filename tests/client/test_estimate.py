@@ -287,7 +287,7 @@ def test_what_fits_nowhere_is_refused_and_leaves_nothing_behind(
 
 async def _submit(client: Client, image: Any, options: dict[str, Any]) -> None:
     async with AsyncClient(
-        client._parts.broker_url, client._parts.store, namespace=client._parts.names.namespace
+        client._parts.broker, client._parts.store, namespace=client._parts.names.namespace
     ) as other:
         await other.submit("ocr", image, **options)
 

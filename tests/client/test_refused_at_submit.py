@@ -23,11 +23,11 @@ from visionq import (
     Submission,
     UrlsNotAllowed,
 )
+from visionq.connections import connect
 from visionq.fleet import Fleets, WorkerReport
 from visionq.image_heads import check_head, is_pdf
 from visionq.local import LocalUrls
 from visionq.names import Names, input_key
-from visionq.records import connect
 
 NO_IMAGES = {
     "a letter": b"Dear Sir or Madam,",

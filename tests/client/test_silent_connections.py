@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
+from visionq.connections import connect
 from visionq.local import LocalUrls
-from visionq.records import connect
 
 TIMEOUT_SECONDS = 0.2
 NUM_IDLE = 4

@@ -114,7 +114,7 @@ def test_recent_tasks_come_newest_first_and_end_at_the_limit(client: Client, key
 def test_recent_shows_no_task_of_another_namespace(client: Client, key: str) -> None:
     client.ocr(key)
     with Client(
-        client._parts.broker_url, client._parts.store, namespace=f"{client._parts.names.namespace}x"
+        client._parts.broker, client._parts.store, namespace=f"{client._parts.names.namespace}x"
     ) as other:
         assert other.recent() == []
 

@@ -338,7 +338,7 @@ def test_closed_clients_leave_no_connection_open(
     own_client.close()
     before = len(own_raw.client_list())
     for _ in range(20):
-        with Client(own_client._parts.broker_url, own_client._parts.store) as short_lived:
+        with Client(own_client._parts.broker, own_client._parts.store) as short_lived:
             short_lived.ocr("inputs/a")
             assert short_lived.wait(done, 5).state is State.SUCCESS
             with pytest.raises(WaitTimeout):

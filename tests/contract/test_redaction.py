@@ -11,6 +11,7 @@ import pytest
 
 from visionq import Client, StoreAddress
 from visionq.broker import _mapped_errors
+from visionq.connections import connect, explain
 from visionq.contract import FailureCode
 from visionq.errors import (
     BrokerUnavailable,
@@ -20,7 +21,6 @@ from visionq.errors import (
     VisionqError,
 )
 from visionq.objects import ObjectStore
-from visionq.records import connect, explain
 from visionq.redaction import RedactingFormatter, redacted
 from visionq_worker.errors import Postponed, StartError, TaskError
 

@@ -26,11 +26,11 @@ from tests.support.foreign import opened_foreign_app
 from tests.support.waiting import wait_until
 from tests.support.workers import environment, running_worker
 from visionq import Client, State, StoreAddress
+from visionq.connections import connect
 from visionq.dead import DeadLetters
 from visionq.local import LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import connect
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS = 30.0

@@ -11,10 +11,11 @@ from tests.support.addresses import store_address
 from tests.support.scripted import ScriptedEngine
 from tests.worker.workbench import Workbench, workbench
 from visionq import StoreAddress
+from visionq.connections import connect
 from visionq.local import LocalServers
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import Records, connect
+from visionq.records import Records
 
 
 @pytest.fixture(scope="session")

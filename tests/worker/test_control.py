@@ -13,10 +13,10 @@ import redis
 from tests.service.test_control_channel import command, envelope
 from tests.support.foreign import foreign_app
 from tests.support.waiting import wait_until
+from visionq.connections import connect
 from visionq.errors import BrokerUnavailable
 from visionq.local import LocalUrls
 from visionq.names import Names
-from visionq.records import connect
 from visionq_worker.control import ControlChannel, revoking
 from visionq_worker.control_messages import BadCommand, read_command
 

@@ -16,12 +16,13 @@ from tests.support.scripted import ScriptedEngine
 from tests.support.waiting import wait_until
 from tests.worker.workbench import HeldEngine, Workbench, down, running, workbench
 from visionq import StoreAddress
+from visionq.connections import connect
 from visionq.contract import Failure, Result, State, Task
 from visionq.errors import BrokerUnavailable
 from visionq.local import LocalServers
 from visionq.names import RESULT_FOLDER, Names
 from visionq.objects import ObjectStore
-from visionq.records import Records, connect
+from visionq.records import Records
 from visionq_worker.engine.errors import EngineBroken, EngineClosed, EngineError
 from visionq_worker.engine.request import Handle, Request
 from visionq_worker.errors import Postponed

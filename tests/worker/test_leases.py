@@ -18,9 +18,9 @@ from redis.exceptions import NoScriptError
 
 from tests.support.killing import kill_valkey
 from visionq import Lane
+from visionq.connections import connect
 from visionq.local import LocalServers, LocalUrls
 from visionq.names import Names
-from visionq.records import connect
 from visionq_worker import lease_scripts
 from visionq_worker.leases import Leases, Swept, claimed_at
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from visionq.connections import mapped_errors
 from visionq.contract import Lane
-from visionq.records import mapped_errors
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from redis import RedisError
 
 from visionq.broker import Publisher
+from visionq.connections import connect
 from visionq.contract import Lane
 from visionq.errors import BrokerUnavailable, SettingsError, StorageError
 from visionq.fleet import Fleets, WorkerReport
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import QueueLimits, Records, connect
+from visionq.records import QueueLimits, Records
 from visionq.settings import Settings
 from visionq_worker.control import ControlChannel, revoking
 from visionq_worker.cpu import num_cores
@@ -225,7 +226,7 @@ class Service:
     ) -> None:
         broker = self.settings.broker
         publisher = Publisher(
-            broker.url.get_secret_value(),
+            broker.address(),
             Names(broker.namespace),
             timeout_seconds=broker.timeout_seconds,
         )
@@ -280,9 +281,9 @@ def _waker(settings: Settings) -> Waker:
 
 
 def _connected(settings: Settings, timeout_seconds: float, *, gives_text: bool = True) -> Redis:
-    url = settings.broker.url.get_secret_value()
     try:
-        return connect(url, timeout_seconds=timeout_seconds, gives_text=gives_text)
+        broker = settings.broker.address()
+        return connect(broker, timeout_seconds=timeout_seconds, gives_text=gives_text)
     except SettingsError as exc:
         raise StartError(f"broker: {exc}") from exc
 
