@@ -22,7 +22,7 @@ from redis.retry import Retry
 from visionq.broker_urls import BrokerAddress, as_address
 from visionq.errors import BrokerUnavailable, SettingsError
 from visionq.per_process import PerProcess
-from visionq.primaries import WrongServer
+from visionq.primaries import NoPrimary, WrongServer
 from visionq.redaction import redacted
 from visionq.server_connections import pool_options
 
@@ -164,6 +164,8 @@ def explain(error: Exception) -> str:
     """One sentence: what Redis or the way to it said, and what to do where nothing answers."""
     if isinstance(error, WrongServer):
         return f"{error}; try again, and see that broker.url ({URL_VARIABLE}) leads to the primary"
+    if isinstance(error, NoPrimary):
+        return str(error)
     said = redacted(f"Redis: {type(error).__name__}: {error}")
     if " connecting to " not in said:  # redis-py has no class of its own for that
         return said

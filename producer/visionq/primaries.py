@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from time import monotonic
 from typing import Protocol, TypeAlias
 
 import redis
-
-from visionq.broker_urls import BrokerAddress
 
 Place: TypeAlias = tuple[str, int]
 """Host and port."""
@@ -47,6 +45,10 @@ _IN_SCRIPT = re.compile(r"Error running script.*?: -([A-Z]+) ", re.DOTALL)
 
 class WrongServer(redis.ConnectionError):
     """The server cannot do what only a primary does. The connection to it is closed already."""
+
+
+class NoPrimary(redis.ConnectionError):
+    """Nobody says where the primary is. The message is a sentence for users."""
 
 
 class Locator(Protocol):
@@ -87,10 +89,37 @@ class Primary:
         """Whether access rules allow INFO, as far as is known."""
         self._histories: set[str] = set()
         self._history: str | None = None
+        self._place: Place | None = None
+        self._question_due = 0.0
 
     def is_wrong(self, epoch: int) -> None:
         """A connection of that epoch leads to the wrong server."""
         self.epoch = max(self.epoch, epoch + 1)
+
+    def is_question_due(self) -> bool:
+        """Whether whoever sends next is to ask the locator again, for all connections.
+
+        Sentinels name the new primary some ten seconds before they demote the old one, if that is
+        alive: what it accepts meanwhile is lost.
+        """
+        if self.locator.is_instant or monotonic() < self._question_due:
+            return False
+        self._question_due = monotonic() + ROLE_SECONDS
+        return True
+
+    def is_named(self, place: Place | None, epoch: int) -> None:
+        """The locator names this place, or a connection of that epoch found the primary there."""
+        if place is None:
+            return
+        self._question_due = monotonic() + ROLE_SECONDS
+        if self._place not in (None, place):
+            self.is_wrong(epoch)
+        self._place = place
+
+    def require_named(self, place: Place) -> None:
+        """Raise `WrongServer` for a connection to any other place than the one named last."""
+        if self._place not in (None, place):
+            raise WrongServer(f"Redis at {place[0]}:{place[1]} is not the primary any more")
 
     def check(self, told: Mapping[str, str], epoch: int, place: str) -> int:
         """The epoch of a connection that began in `epoch`, by what its server says of itself.
@@ -113,16 +142,6 @@ class Primary:
             self._histories.add(history)
             self._history = history
         return self.epoch if history == self._history else epoch
-
-
-def primary_of(address: BrokerAddress) -> Primary:
-    """The one that all connections of this process to the address share."""
-    return _primary_of(address)
-
-
-@lru_cache(maxsize=64)
-def _primary_of(address: BrokerAddress) -> Primary:  # noqa: ARG001  # sentinels are told by it
-    return Primary(FixedAddress())
 
 
 def wrong_code(error: redis.RedisError) -> str | None:

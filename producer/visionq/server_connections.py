@@ -10,7 +10,9 @@ TCP, TLS and Unix sockets, synchronous and for asyncio, with the same steps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -23,13 +25,17 @@ from redis.exceptions import BusyLoadingError
 from visionq.broker_urls import BrokerAddress
 from visionq.primaries import (
     ROLE_SECONDS,
+    FixedAddress,
+    NoPrimary,
     Place,
     Primary,
-    primary_of,
+    WrongServer,
     read_info,
     wrong_code,
     wrong_server,
 )
+from visionq.sentinel_urls import is_sentinel_url
+from visionq.sentinels import Sentinels
 
 _ERROR_REPLIES = (redis.ResponseError, BusyLoadingError)
 _UNREACHED = (redis.ConnectionError, redis.TimeoutError)
@@ -64,10 +70,10 @@ class ToPrimary(AbstractConnection):
     ) -> None:
         if self.is_connected:
             return
-        # What is found out from now on may be about the server that this one is led to.
-        self._epoch = self._primary.epoch
         unreached: redis.RedisError | None = None
         for place in self._primary.locator.candidates():
+            # What is found out from now on may be about the server that this one is led to.
+            self._epoch = self._primary.epoch
             if place is not None:
                 self.host, self.port = place
             try:
@@ -75,6 +81,7 @@ class ToPrimary(AbstractConnection):
             except _UNREACHED as error:
                 unreached = error
             else:
+                self._settle(place)
                 return
         assert unreached is not None, "a locator names a place or raises"
         raise unreached
@@ -87,6 +94,7 @@ class ToPrimary(AbstractConnection):
     def check_health(self) -> None:
         super().check_health()  # type: ignore[no-untyped-call]
         if monotonic() >= self._role_due and not self._is_subscription:
+            self._check_name()
             self._check_role()
 
     def register_connect_callback(self, callback: Any) -> None:
@@ -108,6 +116,19 @@ class ToPrimary(AbstractConnection):
             self._refuse_wrong(nested)
         return reply
 
+    def _check_name(self) -> None:
+        if self._primary.locator.is_instant:
+            return
+        if self._primary.is_question_due():
+            with suppress(NoPrimary):  # nobody names another one
+                for place in islice(self._primary.locator.candidates(), 1):
+                    self._primary.is_named(place, self._epoch)
+        try:
+            self._primary.require_named((self.host, self.port))
+        except WrongServer:
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise
+
     def _check_role(self) -> None:
         self._role_due = monotonic() + ROLE_SECONDS
         try:
@@ -116,6 +137,11 @@ class ToPrimary(AbstractConnection):
         except redis.RedisError:
             self.disconnect()  # type: ignore[no-untyped-call]
             raise
+
+    def _settle(self, place: Place | None) -> None:
+        self._primary.is_named(place, self._epoch)
+        if place is not None:
+            self._epoch = self._primary.epoch
 
     def _told(self) -> Mapping[str, str]:
         """What the server says of itself: INFO where access rules allow it, else HELLO."""
@@ -185,16 +211,19 @@ class AsyncToPrimary(aio.AbstractConnection):
     ) -> None:
         if self.is_connected:
             return
-        self._epoch = self._primary.epoch
         unreached: redis.RedisError | None = None
-        async for place in _candidates(self._primary):
-            if place is not None:
-                self.host, self.port = place
+        locator = self._primary.locator
+        found = locator.candidates()
+        while places := await _next_of(found, is_instant=locator.is_instant):
+            self._epoch = self._primary.epoch
+            if places[0] is not None:
+                self.host, self.port = places[0]
             try:
                 await super().connect_check_health(check_health, retry_socket_connect)
             except _UNREACHED as error:
                 unreached = error
             else:
+                self._settle(places[0])
                 return
         assert unreached is not None, "a locator names a place or raises"
         raise unreached
@@ -207,6 +236,7 @@ class AsyncToPrimary(aio.AbstractConnection):
     async def check_health(self) -> None:
         await super().check_health()  # type: ignore[no-untyped-call]
         if monotonic() >= self._role_due and not self._is_subscription:
+            await self._check_name()
             await self._check_role()
 
     def register_connect_callback(self, callback: Any) -> None:
@@ -227,6 +257,20 @@ class AsyncToPrimary(aio.AbstractConnection):
             await self._refuse_wrong(nested)
         return reply
 
+    async def _check_name(self) -> None:
+        locator = self._primary.locator
+        if locator.is_instant:
+            return
+        if self._primary.is_question_due():
+            with suppress(NoPrimary):
+                for place in await _next_of(locator.candidates(), is_instant=False):
+                    self._primary.is_named(place, self._epoch)
+        try:
+            self._primary.require_named((self.host, self.port))
+        except WrongServer:
+            await self.disconnect(nowait=True)
+            raise
+
     async def _check_role(self) -> None:
         self._role_due = monotonic() + ROLE_SECONDS
         try:
@@ -235,6 +279,11 @@ class AsyncToPrimary(aio.AbstractConnection):
         except redis.RedisError:
             await self.disconnect(nowait=True)
             raise
+
+    def _settle(self, place: Place | None) -> None:
+        self._primary.is_named(place, self._epoch)
+        if place is not None:
+            self._epoch = self._primary.epoch
 
     async def _told(self) -> Mapping[str, str]:
         if self._primary.tells_history:
@@ -284,22 +333,24 @@ _CLASSES: Mapping[type, tuple[type[ToPrimary], type[AsyncToPrimary]]] = {
 
 def pool_options(address: BrokerAddress, *, is_async: bool = False) -> dict[str, Any]:
     """What a pool of redis-py takes to reach the primary: class, place, user, database, TLS."""
-    options: dict[str, Any] = parse_url(address.url)  # type: ignore[no-untyped-call]
+    options: dict[str, Any] = parse_url(address.server_url)  # type: ignore[no-untyped-call]
     classes = _CLASSES[options.get("connection_class", redis.Connection)]
     options["connection_class"] = classes[is_async]
     options["primary"] = primary_of(address)
     return options
 
 
-async def _candidates(primary: Primary) -> AsyncIterator[Place | None]:
-    """A locator's, asked in a thread where that takes I/O."""
-    found = primary.locator.candidates()
-    if primary.locator.is_instant:
-        for place in found:
-            yield place
-        return
-    while places := await asyncio.to_thread(lambda: list(islice(found, 1))):
-        yield places[0]
+@lru_cache(maxsize=64)
+def primary_of(address: BrokerAddress) -> Primary:
+    """The one that all connections of this process to the address share."""
+    return Primary(Sentinels(address) if is_sentinel_url(address.url) else FixedAddress())
+
+
+async def _next_of(found: Iterator[Place | None], *, is_instant: bool) -> list[Place | None]:
+    """A locator's next candidate or nothing, asked for in a thread where that takes I/O."""
+    if is_instant:
+        return list(islice(found, 1))
+    return await asyncio.to_thread(lambda: list(islice(found, 1)))
 
 
 def _errors_in(reply: object) -> Iterator[redis.ResponseError]:

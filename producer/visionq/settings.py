@@ -33,7 +33,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from visionq.broker_urls import BrokerAddress
+from visionq.broker_urls import SCHEMES, BrokerAddress
 from visionq.errors import SettingsError
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.names import INPUT_FOLDER
@@ -74,6 +74,8 @@ class BrokerSettings(_Section):
     """Redis or Valkey: the queue, the records, and Celery's own results."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    sentinel_user: str | None = None
+    sentinel_password: SecretStr | None = None
     namespace: Name = "visionq"
     timeout_seconds: Seconds = 2.0
     record_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=60)
@@ -85,12 +87,16 @@ class BrokerSettings(_Section):
     @field_validator("url")
     @classmethod
     def _is_redis(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(("redis://", "rediss://")):
-            raise ValueError("must start with redis:// or rediss://")
+        if url.get_secret_value().partition("://")[0] not in SCHEMES:
+            raise ValueError(f"must start with one of {', '.join(SCHEMES)} and ://")
         return url
 
     def address(self) -> BrokerAddress:
-        return BrokerAddress(self.url.get_secret_value())
+        return BrokerAddress(
+            self.url.get_secret_value(),
+            sentinel_user=self.sentinel_user,
+            sentinel_password=_reveal(self.sentinel_password),
+        )
 
 
 def _reveal(secret: SecretStr | None) -> str | None:

@@ -108,7 +108,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     for set_up in (signals.after_setup_logger, signals.after_setup_task_logger):
         set_up.connect(_redact)
     names = Names(settings.broker.namespace)
-    url = settings.broker.url.get_secret_value()
+    url = settings.broker.address().server_url
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)
     queues = [names.queue(lane) for lane in Lane]
@@ -319,7 +319,7 @@ def _conf(settings: Settings) -> dict[str, Any]:
         "task_acks_on_failure_or_timeout": True,
         "worker_pool": "threads",
         "worker_consumer": f"{Consumer.__module__}:{Consumer.__name__}",
-        **tls_conf(settings.broker.url.get_secret_value()),
+        **tls_conf(settings.broker.address().server_url),
         "worker_concurrency": settings.worker.concurrency,
         "worker_prefetch_multiplier": 1,
         "worker_hijack_root_logger": False,
