@@ -131,13 +131,14 @@ def test_the_first_sentinel_may_be_lost(group: Guarded) -> None:
 def test_a_sentinel_that_hangs_costs_one_time_out(group: Guarded) -> None:
     address = with_hosts(group, *places(group), "127.0.0.1:2")
     sentinels, process = Sentinels(address), group.processes[group.sentinels[0]]
+    place = ("127.0.0.1", group.named())
     os.kill(process.pid, signal.SIGSTOP)
     try:
         began = monotonic()
-        assert next(sentinels.candidates()) == ("127.0.0.1", group.named())
+        assert next(sentinels.candidates()) == place
         assert monotonic() - began >= SENTINEL_SECONDS
         began = monotonic()
-        assert next(sentinels.candidates()) == ("127.0.0.1", group.named())
+        assert next(sentinels.candidates()) == place
         assert monotonic() - began < SENTINEL_SECONDS
     finally:
         os.kill(process.pid, signal.SIGCONT)

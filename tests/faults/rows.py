@@ -11,6 +11,7 @@ from tests.faults import (
     rows_inputs,
     rows_messages,
     rows_mixed,
+    rows_primaries,
     rows_redis,
     rows_store,
     rows_workers,
@@ -85,5 +86,7 @@ ROWS: Mapping[int, Row] = {
     34: Row("scaled up and down", rows_workers.scaled_up_and_down),
     35: Row("cancelled", rows_messages.cancelled),
     36: Row("mixed", rows_mixed.mixed),
+    38: Row("demoted but alive", rows_primaries.demoted_but_alive),
+    39: Row("named by sentinels", rows_primaries.named_by_sentinels),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

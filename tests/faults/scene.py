@@ -26,7 +26,7 @@ from tests.faults.spec import Sort, WorkerSpec
 from tests.support.waiting import wait_until
 from tests.support.workers import environment
 from tests.worker.picture_bytes import DOT
-from visionq import Client, StoreAddress
+from visionq import BrokerAddress, Client, StoreAddress
 from visionq.errors import BrokerUnavailable
 from visionq.local import LocalServers, LocalUrls
 from visionq.names import Names, input_key, result_key
@@ -83,10 +83,12 @@ class World:
         record_ttl_seconds: int = 3600,
         settings: Mapping[str, str] | None = None,
         broker_url: str | None = None,
+        broker: BrokerAddress | None = None,
     ) -> Iterator[Scene]:
         """An empty Redis, and whatever a row needs. `settings` are VISIONQ_ variables.
 
-        `broker_url`: of a Redis of the row's own, in place of the world's.
+        `broker_url`: of a Redis of the row's own, in place of the world's. `broker`: what the
+        producer is given, where it is no URL of one server.
         """
         folder = self.folder / f"{name}-{self.sort}"
         folder.mkdir()
@@ -105,6 +107,7 @@ class World:
                     "VISIONQ_BROKER__RECORD_TTL_SECONDS": str(record_ttl_seconds),
                     **(settings or {}),
                 },
+                broker=broker,
             )
             try:
                 yield scene
@@ -134,6 +137,7 @@ class Scene:
         tokens: tuple[int, int],
         record_ttl_seconds: int,
         settings: dict[str, str],
+        broker: BrokerAddress | None,
     ) -> None:
         self.world = world
         self.servers = world.servers
@@ -153,7 +157,7 @@ class Scene:
         self.redis_of_workers = stack.enter_context(Proxy(_port(urls.broker_url)))
         self.redis_of_producer = stack.enter_context(Proxy(_port(urls.broker_url)))
         (image,) = self.upload(DOT)
-        self.client = self._client(stack, urls, record_ttl_seconds)
+        self.client = self._client(stack, urls, record_ttl_seconds, broker)
         self.producer = Producer(
             self.client, name=folder.name, image=image, seed=world.seed, tokens=tokens
         )
@@ -300,11 +304,17 @@ class Scene:
             parts.append("\n".join([f"--- {log.name}", *tail]))
         return "\n".join(parts)
 
-    def _client(self, stack: ExitStack, urls: LocalUrls, record_ttl_seconds: int) -> Client:
-        """Through the producer's own proxy."""
+    def _client(
+        self,
+        stack: ExitStack,
+        urls: LocalUrls,
+        record_ttl_seconds: int,
+        broker: BrokerAddress | None,
+    ) -> Client:
+        """Through the producer's own proxy, unless it has an address of its own."""
         return stack.enter_context(
             Client(
-                _with_port(urls.broker_url, self.redis_of_producer.port),
+                broker or _with_port(urls.broker_url, self.redis_of_producer.port),
                 _address(urls),
                 namespace=self.names.namespace,
                 record_ttl_seconds=record_ttl_seconds,

@@ -24,7 +24,9 @@ from visionq.local.ports import choose_port, propose_port
 from visionq.local.process import ServerProcess
 
 NAME = "orders.primary"
-DOWN_AFTER_MS = 1000
+DOWN_AFTER_MS = 2000
+QUORUM = 2
+"""Sentinels that must miss a primary; one alone may be slow on a busy machine."""
 FAILOVER_TIMEOUT_MS = 2000
 """Between two failovers a sentinel lets twice that time pass."""
 READY_SECONDS = 20.0
@@ -41,7 +43,7 @@ class Guarded:
         self._lock = lock = stack.enter_context(own(folder))
         self._spawner = spawner = stack.enter_context(ThreadPoolExecutor(1, "guarded"))
         data = [self._data_server(folder, port) for port in self.ports]
-        guards = [self._sentinel(folder, port, self.ports[0], 1) for port in self.sentinels]
+        guards = [self._sentinel(folder, port, self.ports[0], QUORUM) for port in self.sentinels]
         self.processes: dict[int, ServerProcess] = {}
         self._killed: set[int] = set()
         for command in (*data, *guards):
@@ -154,6 +156,33 @@ class Guarded:
         finally:
             process.kill()
 
+    def take_turns(self) -> None:
+        """A planned failover that loses nothing: the old primary takes no writes meanwhile, and is
+        a replica at once."""
+        self.wait_until_ready_to_fail_over()
+        old = self.named()
+        with self.guard(self.sentinels[-1]) as client:
+            wait_until(
+                lambda: _begins(client, "COORDINATED"),
+                seconds=READY_SECONDS,
+                what="the failover to begin",
+            )
+        wait_until(lambda: self.named() != old, seconds=READY_SECONDS, what="the failover")
+
+    def wait_until_replicated(self) -> None:
+        """All that was written until now is the replica's, too."""
+        with self.raw() as client:
+            # WAIT is about the writes of its own connection; this one comes after all others'.
+            client.set("replicated", "", ex=60)
+            assert client.wait(1, 5000) == 1, "nobody follows the primary"
+
+    def heal(self) -> None:
+        """Start what was killed."""
+        for port in sorted(self._killed & set(self.sentinels)):
+            self.start_server(port)
+        for port in sorted(self._killed & set(self.ports)):
+            self.revive(port)
+
     def wait_until_named(self, old: int) -> float:
         """When the sentinels named another primary than `old`, by the monotonic clock."""
         wait_until(lambda: self.named() != old, seconds=READY_SECONDS, what="the failover")
@@ -176,10 +205,12 @@ class Guarded:
             with self.guard(sentinel) as client:
                 replicas: Any = client.sentinel_slaves(NAME)
                 told: Any = client.sentinel_master(NAME)
-            others = int(told["num-other-sentinels"])
-            # Its other flags say that it is down, or not yet asked.
-            good = [one for one in replicas if one["flags"] == "slave"]
-            return others == len(self.sentinels) - 1 and len(good) == 1
+            others = int(told["num-other-sentinels"])  # those that are gone are counted
+            # Its other flags say that it is down, or not yet asked. A sentinel that believes that
+            # a server was not demoted yet demotes it, even if it has just been promoted again.
+            good = [one for one in replicas if one["flags"] == one["role-reported"] == "slave"]
+            is_primary = told["role-reported"] == "master"
+            return others == len(self.sentinels) - 1 and len(good) == 1 and is_primary
 
         wait_until(is_watched, seconds=READY_SECONDS, what="the sentinel to see the others")
 
@@ -239,10 +270,10 @@ def guarded(folder: Path, *, num_sentinels: int = 3) -> Iterator[Guarded]:
         yield group
 
 
-def _begins(sentinel: redis.Redis) -> bool:
+def _begins(sentinel: redis.Redis, *words: str) -> bool:
     """Within twice the time-out of the last failover a sentinel refuses."""
     try:
-        sentinel.execute_command("SENTINEL", "FAILOVER", NAME)  # type: ignore[no-untyped-call]
+        sentinel.execute_command("SENTINEL", "FAILOVER", NAME, *words)  # type: ignore[no-untyped-call]
     except redis.ResponseError:
         return False
     return True

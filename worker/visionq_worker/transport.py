@@ -23,6 +23,7 @@ from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import NoScriptError, ResponseError
 
 from visionq import channels
+from visionq.connections import WrongServer
 from visionq.contract import Lane
 from visionq.names import TASK_NAME
 from visionq_worker.health import Pulse
@@ -122,9 +123,18 @@ class Channel(channels.Channel):
         if not queues:
             return
         keys = [self._q_for_pri(name, step) for step in self.priority_steps for name in queues]
-        self._in_poll = self.client.connection
+        connection = self.client.connection
+        if connection.is_outdated:
+            connection.disconnect()
+            return  # the loop's next turn connects again, and to the primary
+        self._in_poll = connection
         self._brpop_sent_at = monotonic()
-        self.client.connection.send_command(*self.leases.claim_command(keys))
+        try:
+            connection.send_command(*self.leases.claim_command(keys))
+        except WrongServer as error:
+            log.warning("claims go elsewhere: %s", error)
+            self._in_poll = None
+            return
         self.pulse.claim_sent()
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -134,6 +144,11 @@ class Channel(channels.Channel):
                 answer = self.client.parse_response(self.client.connection, "EVALSHA", **options)
             except NoScriptError:
                 self.leases.load_claim()
+                raise kombu_redis.Empty from None
+            except WrongServer as error:
+                # It is closed already, and the loop's next turn connects to the primary: the whole
+                # consumer need not start again, as it does when that fails.
+                log.warning("claims go elsewhere: %s", error)
                 raise kombu_redis.Empty from None
             except ResponseError as error:
                 # A Redis that is full, or cannot write, refuses the claim, and a later one may not.
