@@ -22,6 +22,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from visionq.names import Names
 from visionq_worker import lease_scripts
+from visionq_worker.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,12 @@ class Leases:
         self._settling: set[str] = set()
         self._suspect: str | None = None
         self._unheard: deque[tuple[str, Callable[[], Any]]] = deque()
+        self._outage = OutageLog(
+            log,
+            "settling messages",
+            "it is tried again every second, and this worker holds them meanwhile; act if Redis"
+            " does not come back by itself",
+        )
         self._sweeps_from: float | None = None  # monotonic; None: to be found out
 
     def claim_command(self, queues: Sequence[str]) -> tuple[Any, ...]:
@@ -202,7 +209,6 @@ class Leases:
             uptime = max(0.0, self._uptime())
             self._sweeps_from = monotonic() + max(0.0, self.lease_seconds - uptime)
         if monotonic() < self._sweeps_from:
-            self._redis.ping()  # a sweep says whether Redis answers, in any case
             return Swept(0, ())
         try:
             num_back, *aside = self._run(
@@ -230,9 +236,10 @@ class Leases:
         try:
             command()
         except (RedisError, OSError) as error:
-            log.warning("a message could not be settled yet: %s", error)
+            self._outage.failed(error)
             self._unheard.append((claim, command))
             return isinstance(error, ResponseError)
+        self._outage.worked()
         self._let_go(claim)
         return True
 
