@@ -20,7 +20,15 @@ from kombu import serialization
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 from visionq.contract import Lane
 from visionq.names import TASK_NAME
@@ -28,12 +36,15 @@ from visionq_worker.health import Pulse
 from visionq_worker.incoming import Order, Refusal, Unreadable, read_element
 from visionq_worker.lease_scripts import UNREAD
 from visionq_worker.leases import Leases, claimed_at
+from visionq_worker.outage_log import OutageLog
 from visionq_worker.waker import Waker
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
 """Between looks at empty queues when nobody wakes the channel."""
+WRONG_SERVER = (ReadOnlyError, MasterDownError, MovedError, AskError, ClusterDownError)
+"""Refusals of a server that is not, or no longer, the one to write to: another one might accept."""
 PLAIN_JSON = "application/x-visionq+json"
 """Content type of the bodies that are handed on. Of `application/json` kombu would decode objects
 with `__type__` in them into dates and UUIDs, or fail at it."""
@@ -75,6 +86,7 @@ class Channel(kombu_redis.Channel):
     waker: Waker
     gate: Any
     pulse: Pulse
+    claim_outage: OutageLog
     canvas_queues: Collection[str]
     default_queue: str
     _sleeps_until = 0.0
@@ -85,6 +97,7 @@ class Channel(kombu_redis.Channel):
         "waker",
         "gate",
         "pulse",
+        "claim_outage",
         "canvas_queues",
         "default_queue",
     )
@@ -111,7 +124,12 @@ class Channel(kombu_redis.Channel):
             super()._queue_bind(exchange, routing_key, pattern, queue)
         except ResponseError as error:
             # Redis is full, or cannot write. Messages are taken out of a queue without that.
-            log.warning("the queue %s is not bound: %s", queue, error)
+            log.warning(
+                "the queue %s is not noted under its exchange: %s; this worker takes messages from"
+                " it all the same, so there is nothing to do",
+                queue,
+                error,
+            )
 
     def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002  # kombu's
         """Send the claim, where kombu would send BRPOP, unless there is nothing to be had."""
@@ -124,7 +142,6 @@ class Channel(kombu_redis.Channel):
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         self.client.connection.send_command(*self.leases.claim_command(keys))
-        self.pulse.claim_sent()
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the answer to the claim; True when a message was taken from a queue."""
@@ -136,13 +153,17 @@ class Channel(kombu_redis.Channel):
                 raise kombu_redis.Empty from None
             except ResponseError as error:
                 # A Redis that is full, or cannot write, refuses the claim, and a later one may not.
-                log.warning("nothing can be claimed: %s", error)
+                self.claim_outage.failed(error)
+                if not isinstance(error, WRONG_SERVER):
+                    self.pulse.claim_refused()
                 self._sleeps_until = monotonic() + IDLE_SECONDS
                 raise kombu_redis.Empty from None
             except self.connection_errors:
                 # The next poll reconnects.
                 self.client.connection.disconnect()
                 raise
+            self.pulse.claim_accepted()
+            self.claim_outage.worked()
             if not answer:
                 self._sleeps_until = monotonic() + IDLE_SECONDS
                 self.waker.arm()
@@ -180,13 +201,24 @@ class Channel(kombu_redis.Channel):
         except Exception as error:
             # kombu and Celery get nothing foreign. Whatever they fail at, it must not be the end
             # of the worker: the next one would get the same message.
-            log.exception("a message in %s could not be handed on", queue_name)
+            log.exception(
+                "the message of task %s in %s could not be handed on to Celery; it is dead-lettered"
+                " and the worker goes on: report this as a bug",
+                found.id,
+                queue_name,
+            )
             virtual.QoS.ack(self.qos, claim)
             reason = f"Celery failed at it: {type(error).__name__}: {error}"
             self._dead_letter(claim, queue_name, reason, found.id)
 
     def _dead_letter(self, claim: str, queue_name: str, reason: str, task_id: str = "") -> None:
-        log.error("a message in %s cannot be run: %s", queue_name, reason)
+        log.error(
+            "a message in %s cannot be run: %s%s; it is dead-lettered: look at it with"
+            " `visionq dead ls`, and mend whoever sent it",
+            queue_name,
+            reason,
+            f" (task {task_id})" if task_id else "",
+        )
         self.leases.put_aside(claim, reason, task_id)
 
 
