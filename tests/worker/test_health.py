@@ -14,6 +14,7 @@ from visionq_worker.health import (
     Health,
     Pulse,
     problem,
+    stuck_seconds,
     write_health,
 )
 
@@ -72,6 +73,11 @@ def test_what_stands_still_while_new_connections_work_does_not_live(
 def test_slow_connections_are_given_more_time() -> None:
     health = replace(changed({"write_age": OLD, "fresh_for": LONG}), stuck_seconds=60.0)
     assert health.why_not_live() is None
+
+
+@pytest.mark.parametrize(("timeout", "patience"), [(0.5, 30), (5, 30), (10, 60)])
+def test_time_given_is_for_some_time_outs(timeout: float, patience: float) -> None:
+    assert stuck_seconds(timeout) == patience
 
 
 def test_new_connections_say_nothing_against_a_worker_that_works() -> None:

@@ -31,6 +31,11 @@ STUCK_TIMEOUTS = 6
 """The same in time-outs, where `broker.timeout_seconds` is long: so many tries may be under way."""
 
 
+def stuck_seconds(timeout_seconds: float) -> float:
+    """`STUCK_SECONDS`, or more where one time-out of a connection is long."""
+    return max(STUCK_SECONDS, STUCK_TIMEOUTS * timeout_seconds)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """One moment. Ages in seconds; None: never yet."""

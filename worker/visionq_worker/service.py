@@ -25,7 +25,7 @@ from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
 from visionq_worker.fetching import Fetcher, UrlRules
 from visionq_worker.gate import StoreGate
-from visionq_worker.health import STUCK_SECONDS, STUCK_TIMEOUTS, Health, Pulse
+from visionq_worker.health import Health, Pulse, stuck_seconds
 from visionq_worker.images import ImageLimits, set_up_pillow
 from visionq_worker.jpegs import FAST_DECODER, has_fast_decoder
 from visionq_worker.keeper import Keeper
@@ -131,8 +131,8 @@ class Service:
         return is_ready and not self._is_stopping and not self.leases.holds_suspect
 
     def _monitor(self, is_engine_well: Callable[[], bool]) -> Monitor:
-        full, timeout = self.settings.worker.concurrency, self.settings.broker.timeout_seconds
-        stuck_seconds = max(STUCK_SECONDS, STUCK_TIMEOUTS * timeout)
+        full = self.settings.worker.concurrency
+        patience = stuck_seconds(self.settings.broker.timeout_seconds)
 
         def look() -> Health:
             num_in_hand = len(self.leases.held)
@@ -141,7 +141,7 @@ class Service:
                 may_claim=self.may_claim(),
                 is_full=num_in_hand >= full,
                 is_engine_well=is_engine_well(),
-                stuck_seconds=stuck_seconds,
+                stuck_seconds=patience,
             )
 
         return Monitor(
