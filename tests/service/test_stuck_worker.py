@@ -146,13 +146,13 @@ def test_worker_whose_claims_are_forbidden_is_not_ready_and_not_started_again(
 
     with supervised(env, log), redis.Redis.from_url(urls.broker_url) as raw:
         wait_until(lambda: file.exists() and ready() is None, seconds=READY_SECONDS)
-        raw.execute_command("ACL", "SETUSER", "default", "-evalsha")  # type: ignore[no-untyped-call]
+        raw.execute_command("ACL", "SETUSER", "default", "-evalsha")
         try:
             # Long enough for a worker that is stuck to be ended.
             wait_until(lambda: seconds_refused() >= 12, seconds=STUCK_SECONDS)
             assert problem(file, must_be_ready=False) is None
         finally:
-            raw.execute_command("ACL", "SETUSER", "default", "+evalsha")  # type: ignore[no-untyped-call]
+            raw.execute_command("ACL", "SETUSER", "default", "+evalsha")
         wait_until(lambda: ready() is None, seconds=STUCK_SECONDS)
     assert "is started again" not in log.read_text()
     assert log.read_text().count("claiming messages fails: ") == 1
