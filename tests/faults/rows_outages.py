@@ -21,6 +21,9 @@ NOTICE_SECONDS = MAX_WRITE_AGE_SECONDS + 3.0
 READY_SECONDS = 15.0
 """After the outage: a time-out that is under way, Celery's pause, and a look of the heartbeat's."""
 
+WARNINGS_PER_OUTAGE = 15
+"""And as many for each minute: what stands still says so once, and once a minute."""
+
 
 def away_for_long(world: World) -> Report:
     """Row 47: Redis is killed, and paused, under `--supervise`: nothing is started again."""
@@ -44,6 +47,9 @@ def away_for_long(world: World) -> Report:
             still_there = _children(supervisor.pid)
         report = scene.report(f"{len(HARMS)} times {away_seconds:g} s without Redis")
         report.require(not dead, f"live has failed: {sorted(dead)}")
+        num_warnings = log.read_text().count(" WARNING ")
+        most = len(HARMS) * WARNINGS_PER_OUTAGE * (1 + away_seconds / 60)
+        report.require(num_warnings <= most, f"{num_warnings} warnings in the log")
         report.require(born == still_there, "the worker was started again")
         report.within("ready fails after", max(noticed), NOTICE_SECONDS)
         report.within("ready again after", max(backs), READY_SECONDS)

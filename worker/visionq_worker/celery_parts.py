@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -66,6 +67,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def __init__(
         self, *args: Any, worker_options: Mapping[str, Any] | None = None, **options: Any
     ) -> None:
+        # At every lost connection it says that tasks are cancelled or sent again; none is here.
+        # Celery lets all warnings of the kind through when it sets logging up, which is before.
+        warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced")
         alone = {"without_gossip": True, "without_mingle": True}
         super().__init__(*args, worker_options={**(worker_options or {}), **alone}, **options)
 

@@ -57,8 +57,8 @@ class Keeper:
         self._outage = OutageLog(
             log,
             "the heartbeat",
-            "it is tried again every second; others take this worker's tasks over when their leases"
-            f" of {leases.lease_seconds:g} s are over; act if Redis does not come back by itself",
+            "it is tried again every second, and the leases of this worker's tasks are not renewed"
+            " meanwhile; act if Redis does not come back by itself",
         )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)

@@ -56,7 +56,8 @@ class OutageLog:
                 return
             self._told = now
         of = f" (task {task_id})" if task_id else ""
-        self._log.warning("%s%s: %s; %s", text, of, error, self._meanwhile)
+        said = str(error).rstrip(".")
+        self._log.warning("%s%s: %s; %s", text, of, said, self._meanwhile)
 
     def worked(self) -> None:
         """The work has been done."""
