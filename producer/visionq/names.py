@@ -71,6 +71,10 @@ class Names:
         """Names the worker that makes itself empty for the suspects."""
         return f"{self.namespace}:draining"
 
+    def write_check(self) -> str:
+        """What workers write to find out whether Redis takes writes."""
+        return f"{self.namespace}:write-check"
+
     def workers(self) -> str:
         """The hash of what each worker tells of itself."""
         return f"{self.namespace}:workers"

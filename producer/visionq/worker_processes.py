@@ -145,7 +145,10 @@ class _Worker:
         self.spoken_code = f"exit code {code}" if code >= 0 else f"signal {-code}"
         if code == TOLD_TO_STOP:
             self.is_told_to_stop = True
-            log.warning("visionq: a worker was told to stop, and is not started again")
+            log.warning(
+                "visionq: a worker was told to stop, and is not started again; stop `visionq up`"
+                " and start it again to have it back"
+            )
             return
         if self._num_starts == 1 and code in CANNOT_START:
             raise WorkerEnded(f"a worker has ended with {self.spoken_code}")
@@ -155,7 +158,10 @@ class _Worker:
             self._pause = FIRST_PAUSE_SECONDS
         self._starts_at = now + self._pause
         log.warning(
-            "visionq: a worker has ended with %s; again in %g s", self.spoken_code, self._pause
+            "visionq: a worker has ended with %s; it is started again in %g s, and its own lines"
+            " say why it ended",
+            self.spoken_code,
+            self._pause,
         )
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 

@@ -318,7 +318,10 @@ def test_a_killed_worker_is_started_again_and_the_others_stay(tmp_path: Path) ->
             return victim not in running and running > set(others)
 
         wait_until(is_replaced, seconds=SECONDS, what="another worker in its place")
-        assert "visionq: a worker has ended with signal 9; again in 1 s" in up.stderr.read_text()
+        assert (
+            "visionq: a worker has ended with signal 9; it is started again in 1 s"
+            in up.stderr.read_text()
+        )
         up.process.send_signal(signal.SIGTERM)
         family = up.family()
         assert up.wait() == 0

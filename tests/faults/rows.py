@@ -11,6 +11,7 @@ from tests.faults import (
     rows_inputs,
     rows_messages,
     rows_mixed,
+    rows_outages,
     rows_primaries,
     rows_redis,
     rows_store,
@@ -88,5 +89,6 @@ ROWS: Mapping[int, Row] = {
     36: Row("mixed", rows_mixed.mixed),
     38: Row("demoted but alive", rows_primaries.demoted_but_alive),
     39: Row("named by sentinels", rows_primaries.named_by_sentinels),
+    47: Row("Redis away for long", rows_outages.away_for_long),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

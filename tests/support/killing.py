@@ -1,6 +1,11 @@
-"""Killing Valkey in tests, without what a kill may cost by itself."""
+"""Killing Valkey in tests, without what a kill may cost by itself, and pausing it."""
 
 from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import redis
 
@@ -25,3 +30,13 @@ def wait_for_disk(urls: LocalUrls) -> None:
         client.set("last-words", "1", ex=60)
         num_synced, _ = client.waitaof(1, 0, SYNC_MILLISECONDS)
     assert num_synced == 1, "the append-only file was not written"
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """The process keeps its connections and answers nothing while the block runs."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -39,7 +39,7 @@ def test_leases_are_renewed_while_the_engine_makes_progress(is_well: bool) -> No
     leases, engine_is_well = CountedLeases(), threading.Event()
     if is_well:
         engine_is_well.set()
-    keeper = Keeper(cast("Leases", leases), Pulse(), engine_is_well.is_set)
+    keeper = Keeper(cast("Leases", leases), Pulse(), engine_is_well.is_set, lambda: None)
     keeper.start()
     try:
         wait_until(lambda: leases.num_retries > 20)
@@ -60,7 +60,7 @@ def test_what_the_worker_can_do_is_told_at_once_and_not_at_every_turn() -> None:
         told.set()
         raise BrokerUnavailable
 
-    keeper = Keeper(cast("Leases", leases), Pulse(), lambda: True, tell=tell)
+    keeper = Keeper(cast("Leases", leases), Pulse(), lambda: True, lambda: None, tell=tell)
     keeper.start()
     try:
         wait_until(told.is_set)

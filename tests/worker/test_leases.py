@@ -9,14 +9,16 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from time import time
+from time import monotonic, time
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import redis
 from redis.exceptions import NoScriptError
 
-from tests.support.killing import kill_valkey
+from tests.faults.proxy import HOST, Proxy
+from tests.support.killing import kill_valkey, paused
 from visionq import Lane
 from visionq.connections import connect
 from visionq.local import LocalServers, LocalUrls
@@ -43,14 +45,19 @@ def message(task_id: str | None = None, *, tag: str | None = None, **more: Any) 
 def make_leases(urls: LocalUrls, names: Names) -> Iterator[MakeLeases]:
     clients = []
 
-    def make(owner: str = "host:1", url: str = urls.broker_url, **more: Any) -> Leases:
+    def make(
+        owner: str = "host:1",
+        url: str = urls.broker_url,
+        sort: type[Leases] = Leases,
+        **more: Any,
+    ) -> Leases:
         clients.append(connect(url, timeout_seconds=1))
         given = {
             "lease_seconds": LEASE_SECONDS,
             "max_attempts": MAX_ATTEMPTS,
             "record_ttl_seconds": 600,
         } | more
-        leases = Leases(clients[-1], names, owner=owner, **given)
+        leases = sort(clients[-1], names, owner=owner, **given)
         leases._sweeps_from = 0.0  # as if Redis had been up for long
         return leases
 
@@ -204,6 +211,88 @@ def test_owner_of_a_lost_lease_hears_of_it(desk: Desk) -> None:
     desk.leases.sweep()
     assert desk.leases.renew() == [claim]
     assert desk.leases.held == []
+
+
+class Raced(Leases):
+    """Lets something happen while a renewal is on its way, or before it is known to be settled."""
+
+    on_its_way: Callable[[], None] | None = None
+    before_it_is_known: Callable[[], None] | None = None
+
+    @property
+    def held(self) -> list[str]:
+        claims = super().held
+        if self.on_its_way is not None:
+            act, self.on_its_way = self.on_its_way, None
+            act()
+        return claims
+
+    def _let_go(self, claim: str) -> None:
+        if self.before_it_is_known is not None:
+            act, self.before_it_is_known = self.before_it_is_known, None
+            act()
+        super()._let_go(claim)
+
+
+SETTLED_BY: dict[str, Callable[[Leases, str, str], None]] = {
+    "ack": lambda leases, claim, _: leases.ack(claim),
+    "ack_with_result": lambda leases, claim, key: leases.ack_with_result(claim, key, "{}", 60),
+    "give_back": lambda leases, claim, _: leases.give_back(claim),
+    "strike": lambda leases, claim, _: leases.strike(claim, "it broke down"),
+    "put_aside": lambda leases, claim, _: leases.put_aside(claim, "it cannot be read"),
+}
+
+
+@pytest.mark.parametrize("how", SETTLED_BY)
+def test_message_settled_while_a_renewal_is_on_its_way_is_not_lost(
+    desk: Desk, make_leases: MakeLeases, names: Names, how: str
+) -> None:
+    leases = make_leases(sort=Raced)
+    assert isinstance(leases, Raced)
+    desk.push(message())
+    _, claim = desk.must_claim(leases)
+    leases.on_its_way = lambda: SETTLED_BY[how](leases, claim, names.record("celery"))
+    assert leases.renew() == []
+    assert desk.is_clean()
+    assert leases.held == []
+
+
+@pytest.mark.parametrize("how", SETTLED_BY)
+def test_message_whose_settling_is_not_known_yet_is_not_lost(
+    desk: Desk, make_leases: MakeLeases, names: Names, how: str
+) -> None:
+    """Redis has carried it out; the thread that waits for the reply is slower than the renewal."""
+    leases = make_leases(sort=Raced)
+    assert isinstance(leases, Raced)
+    desk.push(message())
+    _, claim = desk.must_claim(leases)
+    lost: list[list[str]] = []
+    leases.before_it_is_known = lambda: lost.append(leases.renew())
+    SETTLED_BY[how](leases, claim, names.record("celery"))
+    assert lost == [[]]
+    assert leases.held == []
+
+
+def test_message_settled_by_a_command_whose_reply_is_lost_is_not_lost(
+    desk: Desk, make_leases: MakeLeases, urls: LocalUrls, names: Names
+) -> None:
+    parts = urlsplit(urls.broker_url)
+    assert parts.port is not None
+    with Proxy(parts.port) as proxy:
+        user = parts.netloc.rpartition("@")[0]
+        url = urlunsplit(parts._replace(netloc=f"{user}@{HOST}:{proxy.port}"))
+        leases = make_leases(url=url)
+        desk.push(message())
+        _, claim = desk.must_claim(leases)
+        key = names.record("celery")
+        proxy.swallow_replies_to(key.encode())
+        with pytest.raises(redis.RedisError):
+            leases.ack_with_result(claim, key, "{}", 60)
+        assert desk.raw.get(key) == "{}"
+        proxy.passing()
+        assert leases.renew() == []
+        leases.ack(claim)
+    assert leases.held == []
 
 
 def test_who_lost_its_lease_cannot_settle_the_message_for_its_successor(
@@ -476,6 +565,27 @@ def test_what_redis_did_not_hear_is_said_again(
     assert own_desk.is_clean()
     assert own_desk.leases.held == []
     assert len(own_desk.queued()) == num_queued
+
+
+def test_silent_redis_costs_the_retry_one_time_out_and_not_one_for_each_message(
+    own_servers: LocalServers, own_desk: Desk
+) -> None:
+    claims = []
+    for _ in range(8):
+        own_desk.push(message())
+        claims.append(own_desk.must_claim()[1])
+    kill_valkey(own_servers)
+    for claim in claims:
+        own_desk.leases.ack(claim)
+    own_servers.restart("valkey")
+    with paused(own_servers.pid("valkey")):
+        began = monotonic()
+        own_desk.leases.retry()
+        assert monotonic() - began < 4, "a time-out is a second, and a command is tried twice"
+    assert sorted(own_desk.leases.held) == sorted(claims)
+    own_desk.leases.retry()
+    assert own_desk.is_clean()
+    assert own_desk.leases.held == []
 
 
 def test_after_an_outage_others_have_a_lease_to_come_back(

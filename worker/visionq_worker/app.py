@@ -33,6 +33,7 @@ from visionq_worker.celery_parts import Backend, Consumer, Dispatcher, Pool, cel
 from visionq_worker.cpu import set_up_cpu
 from visionq_worker.errors import Postponed, StartError, TaskError
 from visionq_worker.executor import STUB_KIND
+from visionq_worker.health import Health
 from visionq_worker.inspection import answers_of
 from visionq_worker.leases import claimed_at
 from visionq_worker.loading import load_engine
@@ -48,6 +49,8 @@ EXIT_START = 3
 """Exit code of a worker that could not start; it has taken no message."""
 EXIT_BROKEN = 70
 """Exit code of a worker whose device hangs or is spoilt: its supervisor has to start it anew."""
+EXIT_STUCK = 75
+"""Exit code of a worker whose connections or event loop stand still although Redis takes writes."""
 GIVE_BACK_SECONDS = 5.0
 """How long such a worker has, beyond `retry_seconds`, to put its tasks back into the queue."""
 
@@ -62,7 +65,10 @@ class ServiceStep(bootsteps.StartStopStep):
         self._service: Service = worker.app.visionq_service
         pool = worker.pool_cls.__module__
         if not pool.endswith(".thread"):
-            log.critical("visionq needs the thread pool: celery worker --pool threads")
+            log.critical(
+                "cannot start: visionq needs the thread pool; start it with"
+                " `celery worker --pool threads`"
+            )
             raise SystemExit(EXIT_START)
         worker.pool_cls = Pool
         # Not in a `stop` of this step: Celery starts, and so stops, steps without a dependency in
@@ -77,7 +83,7 @@ class ServiceStep(bootsteps.StartStopStep):
             self._service.open()
             self._service.listen(worker.hostname, answers_of(worker))
         except StartError as error:
-            log.critical("cannot start: %s", error)
+            log.critical("cannot start: %s; no message was taken", error)
             raise SystemExit(EXIT_START) from error
         finally:
             signal.signal(signal.SIGTERM, finish_later)
@@ -112,7 +118,11 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)
     queues = [names.queue(lane) for lane in Lane]
-    service = Service(settings, load or (lambda: _load(settings)))
+    service = Service(
+        settings,
+        load or (lambda: _load(settings)),
+        on_stuck=lambda health, reason: leave_stuck(service, health, reason),
+    )
     app.visionq_service = service
     app.conf.update(
         _conf(settings),
@@ -129,6 +139,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
             "waker": service.waker,
             "gate": service.may_claim,
             "pulse": service.pulse,
+            "claim_outage": service.claim_outage,
             "canvas_queues": frozenset(settings.worker.canvas_queues),
             "default_queue": names.queue(Lane.INTERACTIVE),
             "socket_timeout": 5,
@@ -168,9 +179,35 @@ def leave_broken(seconds: float) -> None:
 
     After so many seconds in any case, by a way that waits for nobody.
     """
-    log.critical("leaving with code %d, in %.1f s at the latest", EXIT_BROKEN, seconds)
+    log.critical(
+        "the device is out of order: the tasks in hand are given back, and the worker ends with"
+        " code %d in %.1f s at the latest; its supervisor has to start it anew",
+        EXIT_BROKEN,
+        seconds,
+    )
     worker_state.should_stop = EXIT_BROKEN
     leaving = threading.Timer(seconds, os._exit, (EXIT_BROKEN,))
+    leaving.daemon = True
+    leaving.start()
+
+
+def leave_stuck(service: Service, health: Health, reason: str) -> None:
+    """End this process, because a new one could do what it cannot.
+
+    What is in hand may be finished as long as it could be reported; else others have it by now.
+    """
+    seconds = service.settings.worker.grace_seconds if health.may_report else 0.0
+    num_in_hand = service.stop()
+    log.critical(
+        "%s; the worker ends with code %d, for its supervisor to start it anew, in %g s at the"
+        " latest, and gives back what is left of %d tasks: nothing to do unless it happens again",
+        reason,
+        EXIT_STUCK,
+        seconds,
+        num_in_hand,
+    )
+    worker_state.should_stop = EXIT_STUCK
+    leaving = threading.Timer(seconds, service.leave, (EXIT_STUCK,))
     leaving.daemon = True
     leaving.start()
 
@@ -256,7 +293,12 @@ def _refuse(self: Task, task_id: str, *, code: str, reason: str, is_letter: bool
     record, if need be.
     """
     service: Service = self.app.visionq_service
-    log.error("the message of task %s is refused: %s", task_id, reason)
+    log.error(
+        "the message of task %s is refused: %s; the task fails, or its message is dead-lettered:"
+        " mend whoever sent it",
+        task_id,
+        reason,
+    )
     claim = self.request.properties["delivery_tag"]
     try:
         # Only such an id can have a record.

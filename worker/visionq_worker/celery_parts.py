@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,6 +25,7 @@ from visionq_worker.permissions import is_for_good
 
 if TYPE_CHECKING:
     from visionq_worker.leases import Leases
+    from visionq_worker.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def celery_options(request: Any) -> str | None:
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
-    """Comes back soon after an outage, and listens to no other worker.
+    """Comes back soon after an outage, of which it logs little, and listens to no other worker.
 
     Celery's pauses between two tries to connect grow to half a minute, and no setting changes that.
     Its gossip and mingle, which only flags switch off, hand anybody's messages to the event loop,
@@ -66,11 +68,23 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def __init__(
         self, *args: Any, worker_options: Mapping[str, Any] | None = None, **options: Any
     ) -> None:
+        # At every lost connection it says that tasks are cancelled or sent again; none is here.
+        # Celery lets all warnings of the kind through when it sets logging up, which is before.
+        warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced")
         alone = {"without_gossip": True, "without_mingle": True}
         super().__init__(*args, worker_options={**(worker_options or {}), **alone}, **options)
 
     def ensure_connected(self, conn: Any) -> Any:
-        conn.ensure_connection = partial(conn.ensure_connection, **RECONNECT_PAUSES)
+        connect = partial(conn.ensure_connection, **RECONNECT_PAUSES)
+        outage: OutageLog = self.app.visionq_service.connect_outage
+
+        def ensure_connection(_: object, *args: Any, **options: Any) -> Any:
+            """With a log of ours in place of Celery's, which has a line for each try."""
+            connected = connect(lambda error, _: outage.failed(error), *args, **options)
+            outage.worked()
+            return connected
+
+        conn.ensure_connection = ensure_connection
         return super().ensure_connected(conn)
 
 
@@ -125,18 +139,37 @@ class Backend(RedisBackend):  # type: ignore[misc]
                 if is_for_good(error):
                     self._report_once(key, error)
                     break
-                log.warning("Celery's result of task %s is not stored yet: %s", task_id, error)
+                self._outage.failed(error, task_id=task_id)
                 sleep(pause)
             else:
+                self._outage.worked()
                 break
         else:
-            log.error("Celery's result of task %s is not stored: it will stay PENDING", task_id)
+            log.error(
+                "Celery's result of task %s is not stored, as Redis refused it for %g s: its"
+                " AsyncResult stays PENDING, while its record and its result object are right; act"
+                " if Redis is full, and have whoever waits for it use visionq's status",
+                task_id,
+                sum(REFUSED_PAUSES),
+            )
         return result
+
+    @property
+    def _outage(self) -> OutageLog:
+        """Celery makes a backend for each thread; an outage is the process's."""
+        outage: OutageLog = self.app.visionq_service.celery_outage
+        return outage
 
     def _report_once(self, key: str, error: RedisError) -> None:
         """It is so for all tasks."""
         if not self._is_reported:
-            log.error("Redis does not allow to store Celery's results, as %s: %s", key, error)
+            log.error(
+                "Redis does not allow this worker to store Celery's results, as %s: %s; tasks are"
+                " answered all the same, and AsyncResult stays PENDING: allow it (README, ACL"
+                " SETUSER) if you use that",
+                key,
+                error,
+            )
         self._is_reported = True
 
     def _write(self, key: str, value: str, state: str, claim: str | None) -> None:
@@ -179,7 +212,12 @@ class Pool(TaskPool):  # type: ignore[misc]
         try:
             outcome = target(task, task_id, request, *args)
         except Exception as error:
-            log.exception("Celery could not end task %s", task_id)
+            log.exception(
+                "Celery could not end task %s: what its message asks for besides, a chain or an"
+                " errback, may be malformed; the task's own record and result are right: mend"
+                " whoever sent it",
+                task_id,
+            )
             outcome = 1, _as_failure(error), 0.0
         if not _is_rejected(outcome):
             self.app.visionq_service.leases.ack(request["properties"]["delivery_tag"])

@@ -1,7 +1,8 @@
 """`visionq-worker`: run a worker, check whether one could run, or show what it would be asked.
 
 Exit codes: 0 done, 1 a check failed or the worker broke down, 2 wrong usage or settings,
-3 the worker could not start (it has taken no message).
+3 the worker could not start (it has taken no message), 70 its device hangs or is spoilt, 75 its
+connections to Redis stand still although Redis takes writes.
 """
 
 from __future__ import annotations

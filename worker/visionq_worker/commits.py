@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from visionq.contract import FailureCode, Result, dump_result, read_result
 from visionq.errors import BrokerUnavailable, InvalidTask, ObjectMissing, StorageError
 from visionq_worker.errors import Postponed, TakenOver
+from visionq_worker.outage_log import OutageLog
 from visionq_worker.postponing import failure_fields
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ class Commits:
         self._store_gate = store_gate
         self._keeps_results = keeps_results
         self._retry_seconds = retry_seconds
+        self._store_outage = OutageLog(
+            log,
+            "storing results",
+            f"it is tried again every {retry_seconds:g} s, and no more tasks are taken until it"
+            " works; act if the object store does not come back by itself",
+        )
+        self._redis_outage = OutageLog(
+            log,
+            "reporting finished tasks to Redis",
+            f"it is tried {TRIES} times, every {retry_seconds:g} s, then the task goes back into"
+            " the queue; act if Redis does not come back by itself",
+        )
 
     def commit(self, run: Run, result: Result) -> Result:
         """End the task with this result. Returns what is stored then.
@@ -108,13 +121,16 @@ class Commits:
         """Store the result, through an outage if need be. Returns what is stored then."""
         while True:
             try:
-                return self._put_once(run, result, content)
+                stored = self._put_once(run, result, content)
             except StorageError as error:
                 self._store_gate.shut()
-                log.warning("task %s cannot be stored yet: %s", run.task.id, error)
+                self._store_outage.failed(error, task_id=run.task.id)
                 sleep(self._retry_seconds)
                 if self._is_lost(run):
                     raise TakenOver from error
+            else:
+                self._store_outage.worked()
+                return stored
 
     def _is_lost(self, run: Run) -> bool:
         """Whether another attempt has taken the task over, and stores the same."""
@@ -191,10 +207,13 @@ class Commits:
     def _until_heard(self, run: Run, what: str, tell: Callable[[], T]) -> T:
         for _ in range(TRIES):
             try:
-                return tell()
+                told = tell()
             except BrokerUnavailable as error:
-                log.warning("task %s is %s but cannot be reported: %s", run.task.id, what, error)
+                self._redis_outage.failed(error, task_id=run.task.id)
                 sleep(self._retry_seconds)
+            else:
+                self._redis_outage.worked()
+                return told
         raise Postponed(f"the task is {what}; Redis did not answer")
 
 

@@ -23,6 +23,7 @@ from visionq.contract import is_task_id
 from visionq.errors import BrokerUnavailable
 from visionq.names import Names
 from visionq_worker.control_messages import BadCommand, Command, read_command, write_reply
+from visionq_worker.outage_log import OutageLog
 from visionq_worker.permissions import is_for_good
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,13 @@ class ControlChannel:
         self._node = node
         self._answers = answers
         self._topic = names.control_topic(client.connection_pool.connection_kwargs.get("db") or 0)
+        self._outage = OutageLog(
+            log,
+            "listening to Celery's control commands",
+            f"it is tried again within {LONGEST_PAUSE_SECONDS:g} s, tasks go on, and commands sent"
+            " meanwhile are lost; act if Redis does not come back by itself",
+            quiet_seconds=0.0,
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
@@ -86,16 +94,21 @@ class ControlChannel:
             try:
                 with contextlib.closing(self._subscription()) as subscription:
                     subscription.subscribe(self._topic)
+                    self._outage.worked()
                     self._listen(subscription)
             except (RedisError, OSError) as error:
                 if self._stopping.is_set():
                     return
                 if is_for_good(error):
-                    log.error("Celery's control commands are not taken: %s", error)
+                    log.error(
+                        "Celery's control commands are not taken until the worker is started again:"
+                        " %s; tasks go on: allow it (README, ACL SETUSER) if you use them",
+                        error,
+                    )
                     return
                 if monotonic() - began > LONGEST_PAUSE_SECONDS:
                     pause = PAUSE_SECONDS
-                log.warning("Celery's control channel is away for %g s: %s", pause, error)
+                self._outage.failed(error)
                 self._stopping.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -123,9 +136,16 @@ class ControlChannel:
             if command is not None:
                 self._reply(command, self._carried_out(command))
         except BadCommand as error:
-            log.warning("a control message is no command: %s", error)
+            log.warning(
+                "a message on Celery's control channel is no command: %s; it is ignored: find out"
+                " who sends it if it happens again and again",
+                error,
+            )
         except Exception:
-            log.exception("a control message could not be handled")
+            log.exception(
+                "unexpected error over a message on Celery's control channel; it is ignored, and"
+                " tasks go on: report this as a bug"
+            )
 
     def _carried_out(self, command: Command) -> object:
         answer = self._answers.get(command.method)
@@ -134,10 +154,17 @@ class ControlChannel:
                 raise Refused(f"visionq refuses the control command {command.method[:80]!r}")
             return answer(command.arguments)
         except Refused as error:
-            log.warning("control: %s", error)
+            log.warning(
+                "a control command is not carried out: %s; whoever sent it is told: nothing to do",
+                error,
+            )
             return {"error": str(error)}
         except (BrokerUnavailable, RedisError, OSError) as error:
-            log.warning("the control command %s failed: %s", command.method, error)
+            log.warning(
+                "the control command %s failed: %s; whoever sent it is told: nothing to do",
+                command.method,
+                error,
+            )
             reason = error.__cause__ if isinstance(error, BrokerUnavailable) else error
             advice = "" if isinstance(reason, Exception) and is_for_good(reason) else ADVICE
             return {"error": f"Redis cannot be reached, or refuses{advice}"}

@@ -211,7 +211,11 @@ class Executor:
         except StorageError as error:
             raise self._store_is_away(run, error) from error
         except Exception as error:  # the task boundary: whatever it is, it must not kill the worker
-            log.exception("task %s failed for a reason nobody foresaw", run.task.id)
+            log.exception(
+                "unexpected error in task %s: it fails with code internal, and may be submitted"
+                " again; report this as a bug",
+                run.task.id,
+            )
             return failure(run, self._maker, _internal(error))
 
     def _answer(self, run: Run) -> Result:
@@ -322,7 +326,11 @@ class Executor:
             raise Postponed(str(error)) from error
         if state is State.UNKNOWN:
             raise Postponed("the record is gone; the task starts anew")
-        log.warning("task %s was taken over by another attempt", run.task.id)
+        log.warning(
+            "task %s was taken over by another attempt, whose result counts; what was made of it"
+            " here is dropped: nothing to do",
+            run.task.id,
+        )
         return state
 
     def _store_is_away(self, run: Run, error: StorageError) -> Postponed:

@@ -9,8 +9,8 @@ delivered a message.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +18,11 @@ from time import monotonic
 from typing import Any, cast
 
 from redis import Redis, RedisError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from visionq.names import Names
 from visionq_worker import lease_scripts
+from visionq_worker.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +89,18 @@ class Leases:
         self._strike = client.register_script(lease_scripts.STRIKE)
         self._lock = threading.Lock()
         self._held: set[str] = set()
+        # Those of them that this process is done with. Until the reply to a settling command has
+        # come, nobody here knows whether Redis has carried it out: that such a claim is gone from
+        # Redis says nothing about its lease.
+        self._settling: set[str] = set()
         self._suspect: str | None = None
-        self._unheard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._unheard: deque[tuple[str, Callable[[], Any]]] = deque()
+        self._outage = OutageLog(
+            log,
+            "settling messages",
+            "it is tried again every second, and this worker holds them meanwhile; act if Redis"
+            " does not come back by itself",
+        )
         self._sweeps_from: float | None = None  # monotonic; None: to be found out
 
     def claim_command(self, queues: Sequence[str]) -> tuple[Any, ...]:
@@ -140,6 +151,7 @@ class Leases:
         A Redis that refuses the result has settled nothing either.
         """
         words = (*self._keys[:3], key, claim, value, ttl_seconds)
+        self._settle(claim)
         self._evaluate(self._ack_with_result, 4, words)
         self._let_go(claim)
 
@@ -161,22 +173,33 @@ class Leases:
         self._say(claim, partial(self._run, self._put_aside, claim, reason[:500], task_id))
 
     def retry(self) -> None:
-        """Say again what was not heard."""
-        for _ in range(self._unheard.qsize()):
-            self._unheard.get()()
+        """Send again what Redis has not confirmed, until it does not answer.
+
+        A Redis that is silent costs one time-out, and not one for each message.
+        """
+        for _ in range(len(self._unheard)):
+            claim, command = self._unheard.popleft()
+            if not self._say(claim, command):
+                return
 
     def renew(self) -> list[str]:
-        """Hold what is held for another `lease_seconds`. Returns the claims that are lost."""
+        """Hold what is held for another `lease_seconds`. Returns the claims that are lost.
+
+        Lost is what this process still works on and others may have by now. What was settled while
+        the renewal was on its way, or is being settled, is not.
+        """
         held = self.held
         try:
-            lost = cast("list[str]", self._run(self._renew, *held)) if held else []
+            gone = cast("list[str]", self._run(self._renew, *held)) if held else []
         except (RedisError, OSError):
             # Nobody could renew while Redis was away. Before others' claims are taken for
             # abandoned, their owners have the time to come back.
             self._sweeps_from = monotonic() + self.lease_seconds
             raise
         with self._lock:
-            self._held.difference_update(lost)
+            lost = [claim for claim in gone if claim in self._held - self._settling]
+            self._held.difference_update(gone)
+            self._settling.difference_update(gone)
         return lost
 
     def sweep(self) -> Swept:
@@ -186,7 +209,6 @@ class Leases:
             uptime = max(0.0, self._uptime())
             self._sweeps_from = monotonic() + max(0.0, self.lease_seconds - uptime)
         if monotonic() < self._sweeps_from:
-            self._redis.ping()  # a sweep says whether Redis answers, in any case
             return Swept(0, ())
         try:
             num_back, *aside = self._run(
@@ -200,6 +222,7 @@ class Leases:
     def give_back_all(self) -> int:
         """Before the process ends without finishing: others take over at once."""
         held = self.held
+        self._settle(*held)
         if held:
             self._run(self._give_back, *held)
         return len(held)
@@ -207,18 +230,28 @@ class Leases:
     def _uptime(self) -> float:
         return float(self._redis.info("server")["uptime_in_seconds"])
 
-    def _say(self, claim: str, command: Callable[[], Any]) -> None:
+    def _say(self, claim: str, command: Callable[[], Any]) -> bool:
+        """Whether Redis has answered, be it that it refuses."""
+        self._settle(claim)
         try:
             command()
         except (RedisError, OSError) as error:
-            log.warning("a message could not be settled yet: %s", error)
-            self._unheard.put(partial(self._say, claim, command))
-        else:
-            self._let_go(claim)
+            self._outage.failed(error)
+            self._unheard.append((claim, command))
+            return isinstance(error, ResponseError)
+        self._outage.worked()
+        self._let_go(claim)
+        return True
+
+    def _settle(self, *claims: str) -> None:
+        """What becomes of these is decided: Redis is about to be told."""
+        with self._lock:
+            self._settling |= self._held.intersection(claims)
 
     def _let_go(self, claim: str) -> None:
         with self._lock:
             self._held.discard(claim)
+            self._settling.discard(claim)
 
     def _run(self, script: Any, *args: str | float) -> Any:
         return self._evaluate(script, len(self._keys), (*self._keys, *self._args, *args))

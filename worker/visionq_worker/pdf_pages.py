@@ -86,7 +86,8 @@ def _run(content: bytes, number: int, num_crops: int, max_bytes: int) -> bytes:
     if done.returncode == 0:
         return done.stdout
     log.warning(
-        "a PDF has ended its renderer: %d %s",
+        "a PDF has ended the process that renders it, with code %d: its task fails, and the worker"
+        " goes on, so there is nothing to do; it said: %s",
         done.returncode,
         done.stderr[-500:].decode(errors="replace"),
     )

@@ -28,7 +28,12 @@ class Postponing:
 
     def pause(self, run: Run, error: Exception, code: FailureCode, message: str) -> Postponed:
         """The task is due again after a pause, longer each time. `code`, `message` say why."""
-        log.warning("task %s is postponed: %s", run.task.id, error)
+        log.warning(
+            "task %s cannot go on for now: %s; it is started again after a pause, so there is"
+            " nothing to do unless this lasts",
+            run.task.id,
+            error,
+        )
         try:
             self._records.postpone(
                 run.task.id,
@@ -37,24 +42,38 @@ class Postponing:
                 first_seconds=self._retry_seconds,
                 longest_seconds=self._retry_seconds * LONGEST_PAUSE,
             )
-        except BrokerUnavailable:
-            log.warning("task %s: the record could not be set to RETRY", run.task.id)
+        except BrokerUnavailable as unnoted:
+            _log_unnoted(run, unnoted)
             return Postponed(str(error))
         # Refused or not, the record knows what becomes of the task, and the message is in the way.
         return Postponed(str(error), is_noted=True)
 
     def strike(self, run: Run, error: Exception) -> Postponed:
         """The engine may have broken on this task: its message goes back, and that is counted."""
-        log.warning("task %s is given back: %s", run.task.id, error)
+        log.warning(
+            "task %s is given back, as the engine failed on it: %s; it is run again, by another"
+            " worker if this one ends, and dead-lettered when too many have failed on it",
+            run.task.id,
+            error,
+        )
         message = "waiting for a worker whose device works"
         reason = Failure(code=str(FailureCode.MODEL_ERROR), message=message, retryable=True)
         try:
             self._records.move(
                 run.task.id, State.RETRY, fence=run.attempt.fence, **failure_fields(reason)
             )
-        except BrokerUnavailable:
-            log.warning("task %s: the record could not be set to RETRY", run.task.id)
+        except BrokerUnavailable as unnoted:
+            _log_unnoted(run, unnoted)
         return Postponed(str(error), is_strike=True)
+
+
+def _log_unnoted(run: Run, error: BrokerUnavailable) -> None:
+    log.warning(
+        "task %s is to be started again, and its record could not be told: %s; its status still"
+        " says that it runs, and it is started again all the same: nothing to do",
+        run.task.id,
+        error,
+    )
 
 
 def failure_fields(reason: Failure) -> dict[str, str]:

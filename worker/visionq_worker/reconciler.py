@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from time import monotonic
 
 from visionq.broker import Publisher
 from visionq.contract import FailureCode, Task, read_task
 from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
 from visionq.objects import ObjectStore
-from visionq.records import Due, Records
+from visionq.records import LOOK_SECONDS, Due, Records, Verdict
 from visionq_worker.errors import Postponed, TaskError
 from visionq_worker.executor import STUB_KIND, Executor
 from visionq_worker.gate import StoreGate
+from visionq_worker.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 1.0
+SAID: Mapping[Verdict, str] = {
+    "publish": "has no message in the queue, as it was lost or its pause is over: it is sent again",
+    "expire": "was not started before its deadline: it ends as EXPIRED",
+    "bury": "was dead-lettered, as too many workers were lost with it: it fails with worker_lost",
+    "write": "has ended and its result object is missing: the object is written",
+}
+"""What is done about a task, for the log."""
 MAX_DUE = 100
 """Tasks in one turn: Redis looks at them in one script."""
 
@@ -46,6 +55,12 @@ class Reconciler:
         self._store_gate = store_gate
         self._retry_seconds = retry_seconds
         self._probes_at = 0.0
+        self._outage = OutageLog(
+            log,
+            "looking after lost and overdue tasks",
+            "it is tried again every second, and the tasks wait; act if Redis does not come back by"
+            " itself",
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -60,10 +75,14 @@ class Reconciler:
         while not self._stopping.wait(min(TURN_SECONDS, self._retry_seconds)):
             try:
                 self._turn()
+                self._outage.worked()
             except BrokerUnavailable as error:
-                log.warning("the reconciler waits for Redis: %s", error)
+                self._outage.failed(error)
             except Exception:  # whatever it is, the next turn is due
-                log.exception("the reconciler failed for a reason nobody foresaw")
+                log.exception(
+                    "unexpected error while looking after lost and overdue tasks; it is tried again"
+                    " every second: report this as a bug"
+                )
 
     def _turn(self) -> None:
         self._probe_store()
@@ -94,15 +113,26 @@ class Reconciler:
                 else Task(id=due.task_id, kind=STUB_KIND, images=())
             )
         except InvalidTask as error:
-            log.error("task %s has a record that cannot be read: %s", due.task_id, error)
+            log.error(
+                "task %s has a record that cannot be read: %s; it is left as it is, and ends with"
+                " its record: a newer version wrote it, or it is damaged, so submit the task again",
+                due.task_id,
+                error,
+            )
             return
         if due.verdict != "publish" and not self._store_gate.is_open:
             return  # it cannot end before its result is stored, and is looked at again
-        log.warning("task %s: %s", task.id, due.verdict)
+        log.warning("task %s %s; nothing to do", task.id, SAID[due.verdict])
         try:
             self._do(due, task)
         except (StorageError, BrokerUnavailable, Postponed) as error:
-            log.warning("task %s waits for the next look: %s", task.id, error)
+            log.warning(
+                "task %s could not be seen to: %s; it is tried again within %d s, so there is"
+                " nothing to do",
+                task.id,
+                error,
+                LOOK_SECONDS,
+            )
 
     def _do(self, due: Due, task: Task) -> None:
         if due.verdict == "publish":

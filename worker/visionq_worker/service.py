@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import os
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from redis import RedisError
@@ -26,18 +26,21 @@ from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
 from visionq_worker.fetching import Fetcher, UrlRules
 from visionq_worker.gate import StoreGate
-from visionq_worker.health import Pulse, write_health
+from visionq_worker.health import Health, Pulse, stuck_seconds
 from visionq_worker.images import ImageLimits, set_up_pillow
 from visionq_worker.jpegs import FAST_DECODER, has_fast_decoder
 from visionq_worker.keeper import Keeper
 from visionq_worker.leases import Leases
 from visionq_worker.malloc import set_up_malloc
+from visionq_worker.monitor import Monitor
+from visionq_worker.outage_log import OutageLog
 from visionq_worker.permissions import forbidden_keys
 from visionq_worker.preparation import Preparation
 from visionq_worker.reconciler import Reconciler
 from visionq_worker.sources import Sources
 from visionq_worker.throughput import Throughput
 from visionq_worker.waker import BLOCK_SECONDS, Waker
+from visionq_worker.write_check import check_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,15 +71,44 @@ class Service:
     `load` makes the engine; tests hand in another one than `load_engine`.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], Engine]) -> None:
-        """Connects nothing yet. Raises `StartError` for a broker URL that is none."""
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Engine],
+        on_stuck: Callable[[Health, str], None] | None = None,
+    ) -> None:
+        """Connects nothing yet. Raises `StartError` for a broker URL that is none.
+
+        `on_stuck` is called, from a thread, with the reason why this process is to end.
+        """
         self.settings = settings
         self._load = load
+        self._on_stuck = on_stuck
         self._owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
-        self.leases = _leases(settings, self._owner)
+        self._redis = _connected(settings, settings.broker.timeout_seconds)
+        self.leases = _leases(self._redis, settings, self._owner)
         self.waker = _waker(settings)
         self.store_gate = StoreGate()
         self.pulse = Pulse()
+        self.claim_outage = OutageLog(
+            log,
+            "claiming messages",
+            "it is tried again every second, and the messages stay in their queues; act if Redis"
+            " is full, or its access rules forbid it",
+        )
+        self.connect_outage = OutageLog(
+            log,
+            "connecting to Redis for messages",
+            "it is tried again every two seconds, and the messages stay in their queues; act if"
+            " Redis does not come back by itself",
+            quiet_seconds=0.0,
+        )
+        self.celery_outage = OutageLog(
+            log,
+            "storing Celery's results",
+            "it is tried again for half a minute for each task, whose own record and result object"
+            " are right; act if Redis is full",
+        )
         self.throughput = Throughput()
         self._is_stopping = False
         self._closing = ExitStack()
@@ -99,32 +131,36 @@ class Service:
         is_ready = self._executor is not None and self.store_gate.is_open
         return is_ready and not self._is_stopping and not self.leases.holds_suspect
 
-    def _health_writer(self, is_engine_well: Callable[[], bool]) -> Callable[[], None] | None:
-        file, full = self.settings.worker.health_file, self.settings.worker.concurrency
-        if file is None:
-            return None
+    def _monitor(self, is_engine_well: Callable[[], bool]) -> Monitor:
+        full = self.settings.worker.concurrency
+        patience = stuck_seconds(self.settings.broker.timeout_seconds)
 
-        is_written = True
-
-        def write() -> None:
-            nonlocal is_written
+        def look() -> Health:
             num_in_hand = len(self.leases.held)
-            health = self.pulse.health(
+            return self.pulse.health(
                 num_in_hand=num_in_hand,
                 may_claim=self.may_claim(),
                 is_full=num_in_hand >= full,
                 is_engine_well=is_engine_well(),
+                stuck_seconds=patience,
             )
-            try:
-                write_health(file, health)
-            except OSError as error:
-                if is_written:  # it is said once, and not every second
-                    log.warning("the health file cannot be written: %s", error)
-                is_written = False
-            else:
-                is_written = True
 
-        return write
+        return Monitor(
+            self.pulse,
+            look,
+            self._write_freshly,
+            file=self.settings.worker.health_file,
+            on_stuck=self._on_stuck,
+        )
+
+    def _write(self) -> None:
+        """Over the connection of the leases."""
+        check_write(self._redis, Names(self.settings.broker.namespace), self._owner)
+
+    def _write_freshly(self) -> None:
+        """Over a connection that nobody had before, to where the address leads now."""
+        with closing(_connected(self.settings, self.settings.broker.timeout_seconds)) as client:
+            check_write(client, Names(self.settings.broker.namespace), self._owner)
 
     def _teller(self, undo: ExitStack, info: EngineInfo) -> Callable[[], None]:
         """Tells clients what this worker can do, and how fast it was lately."""
@@ -166,13 +202,23 @@ class Service:
         self._is_stopping = True
         return len(self.leases.held)
 
-    def leave(self) -> None:
+    def leave(self, code: int = 0) -> None:
         """Give back what is in hand and end the process, by a way that waits for nobody."""
         try:
-            log.warning("%d tasks are given back unfinished", self.leases.give_back_all())
+            log.warning(
+                "%d tasks are given back unfinished, and others take them; nothing to do, unless"
+                " worker.grace_seconds is too short for yours",
+                self.leases.give_back_all(),
+            )
         except (RedisError, OSError) as error:
-            log.warning("tasks could not be given back, their leases will end: %s", error)
-        os._exit(0)
+            log.warning(
+                "%d tasks could not be given back: %s; others take them when their leases of %g s"
+                " are over, so there is nothing to do",
+                len(self.leases.held),
+                error,
+                self.leases.lease_seconds,
+            )
+        os._exit(code)
 
     def close(self) -> None:
         self._closing.close()
@@ -186,7 +232,11 @@ class Service:
         undo.callback(records.close)
         forbidden = require_own_keys(settings)
         if forbidden:
-            log.warning("Redis does not let this worker write %s", ", ".join(forbidden))
+            log.warning(
+                "Redis does not let this worker write %s; it goes on without, so Celery's results"
+                " or control commands do not work: allow it (README, ACL SETUSER) if you use them",
+                ", ".join(forbidden),
+            )
         store = open_store(settings)
         undo.callback(store.close)
         engine = self._load()
@@ -241,7 +291,7 @@ class Service:
             self.leases,
             self.pulse,
             is_engine_well,
-            self._health_writer(is_engine_well),
+            self._write,
             self._teller(undo, engine.info),
         )
         reconciler = Reconciler(
@@ -254,18 +304,18 @@ class Service:
         )
         # The event loop has not begun yet, and has as long for it as between two of its turns.
         self.pulse.loop_turned()
-        self.pulse.claim_sent()
-        for part in (keeper, reconciler):
+        self.pulse.claim_accepted()
+        for part in (keeper, reconciler, self._monitor(is_engine_well)):
             part.start()
             undo.callback(part.stop)
         self.waker.start()
         undo.callback(self.waker.stop)
 
 
-def _leases(settings: Settings, owner: str) -> Leases:
+def _leases(client: Redis, settings: Settings, owner: str) -> Leases:
     broker = settings.broker
     return Leases(
-        _connected(settings, broker.timeout_seconds),
+        client,
         Names(broker.namespace),
         owner=owner,
         lease_seconds=broker.lease_seconds,

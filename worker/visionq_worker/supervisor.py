@@ -44,7 +44,12 @@ class Supervisor:
             code = self._run_once()
             if self._told or code in FINAL_CODES:
                 return max(code, 0)
-            log.error("the worker ended with %s; again in %g s", _spoken(code), self._pause)
+            log.error(
+                "the worker has ended with %s and is started again in %g s; its last lines say why,"
+                " and somebody has to act if it ends again and again",
+                _spoken(code),
+                self._pause,
+            )
             self._wake.wait(self._pause)
             if self._told:
                 return 0

@@ -30,6 +30,7 @@ from visionq_worker.health import Pulse
 from visionq_worker.incoming import Order, Refusal, Unreadable, read_element
 from visionq_worker.lease_scripts import UNREAD
 from visionq_worker.leases import Leases, claimed_at
+from visionq_worker.outage_log import OutageLog
 from visionq_worker.waker import Waker
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Channel(channels.Channel):
     waker: Waker
     gate: Any
     pulse: Pulse
+    claim_outage: OutageLog
     canvas_queues: Collection[str]
     default_queue: str
     _sleeps_until = 0.0
@@ -87,6 +89,7 @@ class Channel(channels.Channel):
         "waker",
         "gate",
         "pulse",
+        "claim_outage",
         "canvas_queues",
         "default_queue",
     )
@@ -113,7 +116,12 @@ class Channel(channels.Channel):
             super()._queue_bind(exchange, routing_key, pattern, queue)
         except ResponseError as error:
             # Redis is full, or cannot write. Messages are taken out of a queue without that.
-            log.warning("the queue %s is not bound: %s", queue, error)
+            log.warning(
+                "the queue %s is not noted under its exchange: %s; this worker takes messages from"
+                " it all the same, so there is nothing to do",
+                queue,
+                error,
+            )
 
     def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002  # kombu's
         """Send the claim, where kombu would send BRPOP, unless there is nothing to be had."""
@@ -132,10 +140,9 @@ class Channel(channels.Channel):
         try:
             connection.send_command(*self.leases.claim_command(keys))
         except WrongServer as error:
-            log.warning("claims go elsewhere: %s", error)
+            self.claim_outage.failed(error)
             self._in_poll = None
             return
-        self.pulse.claim_sent()
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the answer to the claim; True when a message was taken from a queue."""
@@ -148,17 +155,20 @@ class Channel(channels.Channel):
             except WrongServer as error:
                 # It is closed already, and the loop's next turn connects to the primary: the whole
                 # consumer need not start again, as it does when that fails.
-                log.warning("claims go elsewhere: %s", error)
+                self.claim_outage.failed(error)
                 raise kombu_redis.Empty from None
             except ResponseError as error:
                 # A Redis that is full, or cannot write, refuses the claim, and a later one may not.
-                log.warning("nothing can be claimed: %s", error)
+                self.claim_outage.failed(error)
+                self.pulse.claim_refused()
                 self._sleeps_until = monotonic() + IDLE_SECONDS
                 raise kombu_redis.Empty from None
             except self.connection_errors:
                 # The next poll reconnects.
                 self.client.connection.disconnect()
                 raise
+            self.pulse.claim_accepted()
+            self.claim_outage.worked()
             if not answer:
                 self._sleeps_until = monotonic() + IDLE_SECONDS
                 self.waker.arm()
@@ -196,13 +206,24 @@ class Channel(channels.Channel):
         except Exception as error:
             # kombu and Celery get nothing foreign. Whatever they fail at, it must not be the end
             # of the worker: the next one would get the same message.
-            log.exception("a message in %s could not be handed on", queue_name)
+            log.exception(
+                "the message of task %s in %s could not be handed on to Celery; it is dead-lettered"
+                " and the worker goes on: report this as a bug",
+                found.id,
+                queue_name,
+            )
             virtual.QoS.ack(self.qos, claim)
             reason = f"Celery failed at it: {type(error).__name__}: {error}"
             self._dead_letter(claim, queue_name, reason, found.id)
 
     def _dead_letter(self, claim: str, queue_name: str, reason: str, task_id: str = "") -> None:
-        log.error("a message in %s cannot be run: %s", queue_name, reason)
+        log.error(
+            "a message in %s cannot be run: %s%s; it is dead-lettered: look at it with"
+            " `visionq dead ls`, and mend whoever sent it",
+            queue_name,
+            reason,
+            f" (task {task_id})" if task_id else "",
+        )
         self.leases.put_aside(claim, reason, task_id)
 
 

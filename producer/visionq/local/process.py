@@ -60,7 +60,12 @@ class ServerProcess:
             self._child.terminate()
             self._child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            log.warning("%s did not stop in %g s", self.command.name, STOP_SECONDS)
+            log.warning(
+                "%s did not stop in %g s and is killed; what it has confirmed is on disk: nothing"
+                " to do",
+                self.command.name,
+                STOP_SECONDS,
+            )
         finally:
             self.kill()
         log.info("%s stopped", self.command.name)

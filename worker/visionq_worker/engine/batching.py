@@ -330,7 +330,10 @@ class BatchingEngine:
                 request.on_token(token_id)
             except Exception:  # a stranger's code
                 sequence.has_callback = False
-                log.exception("a token callback failed; it is not called again")
+                log.exception(
+                    "a token callback failed; it is not called again, and its request goes on:"
+                    " report this as a bug"
+                )
         is_loop = sequence.loop_watch is not None and sequence.loop_watch.add(token_id)
         if token_id in sequence.stop_token_ids:
             self._finish(sequence, "stop")
@@ -346,7 +349,12 @@ class BatchingEngine:
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
         self._meter.num_failures += 1
-        log.warning("a request failed: %s (%r)", error, error.__cause__)
+        log.warning(
+            "a request failed: %s (%r); its task fails or is run again, as its own line says, and"
+            " the others go on: nothing to do",
+            error,
+            error.__cause__,
+        )
         if self._open.pop(sequence.number, None) is not None:
             self._scheduler.remove(sequence, forget=True)
             sequence.handle.fail(error)
@@ -374,7 +382,11 @@ class BatchingEngine:
                 return
             self._broken = error
             self._changed.notify()
-        log.critical("the engine is broken: %s", message)
+        log.critical(
+            "the engine is broken: %s; its tasks are given back, and the worker ends, to be started"
+            " again: act if it happens again and again",
+            message,
+        )
         for sequence in list(self._open.values()):
             sequence.handle.fail(error)
         self._open.clear()

@@ -201,7 +201,9 @@ class Handle:
         try:
             callback(self)
         except Exception:  # a stranger's code must not end the engine's thread
-            log.exception("a done callback failed")
+            log.exception(
+                "a done callback failed; its request has ended all the same: report this as a bug"
+            )
 
 
 class Engine(Protocol):

@@ -42,7 +42,13 @@ class Watchdog:
         while not self._closing.wait(self._seconds / 4):
             started = self._started
             if started is not None and monotonic() - started > self._seconds:
-                log.critical("a step has lasted for %.1f s:\n%s", monotonic() - started, _stacks())
+                log.critical(
+                    "a step has lasted for %.1f s, and is taken for one that never ends: the engine"
+                    " is given up; act if this happens again after a restart, with these stacks of"
+                    " all threads:\n%s",
+                    monotonic() - started,
+                    _stacks(),
+                )
                 self._on_hang()
                 return
 
