@@ -1,0 +1,112 @@
+"""The body of a store's reply: whole and in bounded time, or `BrokenOff`.
+
+urllib3's time-out is for one read: a body that trickles would never end. So there is a bound for
+the whole, which grows with what was announced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from sys import maxsize
+from time import monotonic
+from typing import Any
+
+from visionq.errors import StorageUnavailable
+
+CHUNK_BYTES = 256 * 1024
+SLOWEST_BYTES_PER_SECOND = 128 * 1024
+"""A store that takes longer than the time-out for a body, and as long as at this rate, is away."""
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_OWN_KEY = (
+    "x-amz-server-side-encryption-customer-algorithm",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+)
+"""Headers of objects whose ETag looks like an MD5 and is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """The object was not read."""
+
+    num_bytes: int
+
+
+class BrokenOff(StorageUnavailable):
+    """The object store's reply broke off."""
+
+    status = 200
+
+
+class BodyChanged(StorageUnavailable):
+    """An object came out of the store changed."""
+
+    status = 200
+    digest: str = ""
+    """SHA-256 of what came."""
+
+    @classmethod
+    def raise_unless_md5(cls, content: bytes, md5: str | None) -> None:
+        """`md5`: as the reply says, or None where it does not."""
+        if md5 is None or md5 == hashlib.md5(content, usedforsecurity=False).hexdigest():
+            return
+        error = cls("an object came out of the store with other bytes than its ETag says")
+        error.digest = hashlib.sha256(content).hexdigest()
+        raise error
+
+
+def md5_of(headers: Mapping[str, Any]) -> str | None:
+    """The MD5 that the ETag is; None where it is another thing.
+
+    It is the MD5 on most stores, the embedded one among them, and not of what was uploaded in
+    parts, on AWS under KMS, or in a directory bucket.
+    """
+    names = {name.lower(): value for name, value in headers.items()}
+    etag = str(names.get("etag", "")).strip('"')
+    is_md5 = _MD5.fullmatch(etag) and not any(name in names for name in _OWN_KEY)
+    return etag if is_md5 else None
+
+
+def read_body(raw: Any, length: int | None, *, seconds: float, at_most: int | None = None) -> bytes:
+    """`raw`: urllib3's response, which is closed unless the body is whole.
+
+    `length`: as announced; None of a body in chunks, whose end is marked. `seconds`: for the whole,
+    beside what `length` bytes take at the slowest rate. Of more than `at_most` bytes, the rest is
+    left. Raises `BrokenOff`.
+    """
+    try:
+        content = _read(raw, length, seconds, at_most)
+    except Exception:
+        raw.close()
+        raise
+    if length != len(content) and not raw.isclosed():
+        raw.close()  # the rest is still coming
+    return content if at_most is None else content[:at_most]
+
+
+def _read(raw: Any, length: int | None, seconds: float, at_most: int | None) -> bytes:
+    from urllib3.exceptions import HTTPError
+
+    if length is None and not raw.chunked:
+        raise BrokenOff("a reply of the object store does not say how long it is")
+    end = min(each for each in (length, at_most, maxsize) if each is not None)
+    deadline = monotonic() + seconds + (length or 0) / SLOWEST_BYTES_PER_SECOND
+    parts, size = [], 0
+    try:
+        # At least once, which gives the connection back where there is nothing to read.
+        while part := raw.read1(CHUNK_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size >= end:
+                break
+            if monotonic() > deadline:
+                raise BrokenOff(f"{size} bytes came in the time for the whole object")
+    except (HTTPError, HTTPException, OSError, ValueError) as exc:
+        raise BrokenOff(f"a reply of the object store broke off: {type(exc).__name__}") from exc
+    if length is not None and size < end:
+        raise BrokenOff(f"a reply of the object store broke off after {size} bytes of {length}")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
