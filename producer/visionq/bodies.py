@@ -50,13 +50,20 @@ class BodyChanged(StorageUnavailable):
     """SHA-256 of what came."""
 
     @classmethod
-    def raise_unless_md5(cls, content: bytes, md5: str | None) -> None:
-        """`md5`: as the reply says, or None where it does not."""
-        if md5 is None or md5 == hashlib.md5(content, usedforsecurity=False).hexdigest():
+    def raise_if_contradicted(cls, content: bytes, headers: Mapping[str, Any]) -> None:
+        """By the ETag of the reply, without which none comes from an object store."""
+        if "etag" not in {name.lower() for name in headers}:
+            error = cls("a reply of the object store has no ETag: something else has answered")
+        elif md5_of(headers) in (None, md5_hex(content)):
             return
-        error = cls("an object came out of the store with other bytes than its ETag says")
+        else:
+            error = cls("an object came out of the store with other bytes than its ETag says")
         error.digest = hashlib.sha256(content).hexdigest()
         raise error
+
+
+def md5_hex(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def md5_of(headers: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,6 @@ be asked (`honours_put_new`).
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from visionq.bodies import BodyChanged, BrokenOff, TooLarge, md5_of, read_body
+from visionq.bodies import BodyChanged, BrokenOff, TooLarge, md5_hex, md5_of, read_body
 from visionq.broker_urls import BREAKING
 from visionq.errors import (
     BucketMissing,
@@ -289,8 +288,7 @@ class ObjectStore:
         if max_bytes is not None and len(content) > max_bytes:
             return TooLarge(len(content))
         if is_checked:
-            etag = md5_of(reply["ResponseMetadata"]["HTTPHeaders"])
-            BodyChanged.raise_unless_md5(content, etag)
+            BodyChanged.raise_if_contradicted(content, reply["ResponseMetadata"]["HTTPHeaders"])
         return content
 
     def _body_of(
@@ -316,7 +314,7 @@ class ObjectStore:
         if head.get("ContentLength") != len(content):
             return False
         md5 = md5_of(head["ResponseMetadata"]["HTTPHeaders"])
-        return md5 is None or md5 == hashlib.md5(content, usedforsecurity=False).hexdigest()
+        return md5 in (None, md5_hex(content))
 
     @contextmanager
     def _opened(

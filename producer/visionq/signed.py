@@ -19,7 +19,7 @@ from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
-from visionq.bodies import BodyChanged, BrokenOff, TooLarge, md5_of, read_body
+from visionq.bodies import BodyChanged, BrokenOff, TooLarge, read_body
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -83,7 +83,7 @@ class SignedRequests:
         try:
             content = read_body(reply.raw, int(length), seconds=self._read_seconds)
             if is_checked:
-                BodyChanged.raise_unless_md5(content, md5_of(reply.headers))
+                BodyChanged.raise_if_contradicted(content, reply.headers)
         except (BrokenOff, BodyChanged):
             return None
         return content
