@@ -287,7 +287,7 @@ def test_any_mix_of_faults_gives_typed_errors_and_true_answers(
             lambda: store.get_checked(KEY),
             lambda: store.exists(KEY),
             lambda: store.get_start(KEY, 10_000),
-            lambda content=content: store.put(key, content),  # type: ignore[misc]
+            lambda content=content: store.put(key, content),
         ]
     errors, num_right = [], 0
     for call in calls:

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from io import BufferedIOBase
+from typing import Literal
 
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "expect", "transfer-encoding"})
 TRICKLE_SECONDS = 0.02
@@ -55,7 +56,7 @@ class StoreFault:
 
     def send(
         self,
-        to: BinaryIO,
+        to: BufferedIOBase,
         status: int,
         headers: Iterable[tuple[str, str]],
         body: bytes,
@@ -91,7 +92,7 @@ class StoreFault:
         return body[: int(len(body) * self.share)]
 
 
-def _trickle(to: BinaryIO, body: bytes, released: threading.Event) -> None:
+def _trickle(to: BufferedIOBase, body: bytes, released: threading.Event) -> None:
     with suppress(OSError):  # whoever reads has had enough
         for number in range(len(body)):
             if released.wait(TRICKLE_SECONDS):
