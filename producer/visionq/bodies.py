@@ -1,4 +1,4 @@
-"""The body of a store's reply: whole and in bounded time, or `BrokenOff`.
+"""The body of a store's reply: whole and in bounded time, or a `BadBody`.
 
 urllib3's time-out is for one read: a body that trickles would never end. So there is a bound for
 the whole, which grows with what was announced.
@@ -14,8 +14,6 @@ from http.client import HTTPException
 from sys import maxsize
 from time import monotonic
 from typing import Any
-
-from visionq.errors import StorageUnavailable
 
 CHUNK_BYTES = 256 * 1024
 SLOWEST_BYTES_PER_SECOND = 128 * 1024
@@ -36,18 +34,18 @@ class TooLarge:
     num_bytes: int
 
 
-class BrokenOff(StorageUnavailable):
-    """The object store's reply broke off."""
-
-    status = 200
+class BadBody(Exception):
+    """What came is not the object. `ObjectStore` makes a `StorageUnavailable` of it."""
 
 
-class BodyChanged(StorageUnavailable):
-    """An object came out of the store changed."""
+class BrokenOff(BadBody):
+    """It did not come whole."""
 
-    status = 200
-    digest: str = ""
-    """SHA-256 of what came."""
+
+class BodyChanged(BadBody):
+    """It has other bytes than were stored. `digest`: their SHA-256."""
+
+    digest = ""
 
     @classmethod
     def raise_if_contradicted(cls, content: bytes, headers: Mapping[str, Any]) -> None:
@@ -74,7 +72,9 @@ def md5_of(headers: Mapping[str, Any]) -> str | None:
     """
     names = {name.lower(): value for name, value in headers.items()}
     etag = str(names.get("etag", "")).strip('"')
-    is_md5 = _MD5.fullmatch(etag) and not any(name in names for name in _OWN_KEY)
+    is_of_kms = str(names.get("x-amz-server-side-encryption", "")).startswith("aws:kms")
+    is_encrypted = is_of_kms or any(name in names for name in _OWN_KEY)
+    is_md5 = _MD5.fullmatch(etag) and not is_encrypted
     return etag if is_md5 else None
 
 

@@ -19,7 +19,7 @@ from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
-from visionq.bodies import BodyChanged, BrokenOff, TooLarge, read_body
+from visionq.bodies import BadBody, BodyChanged, TooLarge, read_body
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -84,7 +84,7 @@ class SignedRequests:
             content = read_body(reply.raw, int(length), seconds=self._read_seconds)
             if is_checked:
                 BodyChanged.raise_if_contradicted(content, reply.headers)
-        except (BrokenOff, BodyChanged):
+        except BadBody:
             return None
         return content
 

@@ -102,7 +102,7 @@ NOT_IMPLEMENTED = 501
 
 def meaning(status: int, code: str, asked: Asked) -> Meaning:
     """Of a reply that is no success. `code` is empty, or the status again, where it had no body."""
-    if _is_throttled(code):
+    if status >= 500 or status in _PASSING_STATUSES or _is_throttled(code):
         return Meaning.PASSING
     if code in ("NoSuchBucket", "InvalidBucketName"):
         return Meaning.NO_BUCKET
@@ -112,7 +112,7 @@ def meaning(status: int, code: str, asked: Asked) -> Meaning:
         return _of_404(code, asked)
     if status in (301, 308, 401, 403):
         return Meaning.DENIED
-    if status < 500 and _is_bad_key(code, asked.key):
+    if _is_bad_key(code, asked.key):
         return Meaning.MISSING
     return Meaning.PASSING
 

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -123,7 +124,7 @@ def test_body_that_does_not_come_whole_passes(
 ) -> None:
     for get in GETS_OBJECT:
         gate.misbehave(replace(fault, methods=GET))
-        assert isinstance(bounded(lambda get=get: get(store)), StorageUnavailable)  # type: ignore[misc]
+        assert type(bounded(lambda get=get: get(store))) is StorageUnavailable  # type: ignore[misc]
         gate.passing()
         assert get(store) == CONTENT, "whatever is left on the connections is not read"
 
@@ -261,7 +262,7 @@ def test_upload_looks_again_at_what_it_was_told_nothing_about(
 
 
 def any_fault(choose: random.Random) -> StoreFault:
-    kinds: list[Kind] = ["status"] * 4  # type: ignore[assignment]
+    kinds: list[Kind] = ["status", "status", "status", "status"]
     kinds += ["hang_up", "lost", "cut", "chunked", "chunked_cut", "longer", "unsized", "page"]
     kind = choose.choice(kinds)
     status = choose.choice([choose.randrange(300, 600), *(status for status, _ in ODD_REPLIES)])
@@ -287,7 +288,7 @@ def test_any_mix_of_faults_gives_typed_errors_and_true_answers(
             lambda: store.get_checked(KEY),
             lambda: store.exists(KEY),
             lambda: store.get_start(KEY, 10_000),
-            lambda content=content: store.put(key, content),
+            partial(store.put, key, content),
         ]
     errors, num_right = [], 0
     for call in calls:
@@ -364,8 +365,7 @@ def test_answer_that_cannot_be_read_in_time_is_a_typed_error(
     gate.misbehave(replace(fault, methods=GET))
     for timeout in (0, 0.5, None):
         error = bounded(lambda timeout=timeout: behind.result(handle.id, timeout))  # type: ignore[misc]
-        assert type(error).__module__ in ("visionq.errors", "visionq.bodies")
-        assert isinstance(error, StorageUnavailable)
+        assert type(error) is StorageUnavailable
 
 
 def test_asyncio_client_waits_as_well(

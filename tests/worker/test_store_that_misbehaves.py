@@ -382,8 +382,8 @@ def test_any_mix_of_replies_ends_no_task_and_replaces_no_result(
             return None
         if choose.random() < 0.4:
             return replace(choose.choice(BODIES[:2] + BODIES[4:]), share=choose.random())
-        status = choose.choice([400, 404, 409, 429, 500, 501, 502, 503, 507])
-        return StoreFault(kind="status", status=status, code=choose.choice(ANY_CODES[:4]))
+        status = choose.choice([400, 403, 404, 409, 429, 500, 501, 502, 503, 507])
+        return StoreFault(kind="status", status=status, code=choose.choice(ANY_CODES))
 
     tasks = [bench.task() for _ in range(6)]
     ended: dict[str, Result] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,14 +18,13 @@ from visionq.errors import (
     BrokerUnavailable,
     InvalidTask,
     ObjectMissing,
-    StorageDenied,
     StorageError,
     StorageUnavailable,
 )
 from visionq.store_replies import is_refused_condition
 from visionq.stored_results import stored_result
 from visionq_worker.errors import Postponed, TakenOver
-from visionq_worker.gate import Extent, extent
+from visionq_worker.gate import KeyRefused, read_unless_refused
 from visionq_worker.postponing import failure_fields
 
 if TYPE_CHECKING:
@@ -162,13 +162,9 @@ class Commits:
         Raises `Postponed` where only Redis knows whose object it is, and stays away.
         """
         try:
-            stored = stored_result(self._store, run.task.id)
-        except (ObjectMissing, InvalidTask):
-            return None
-        except StorageDenied as error:
-            # Where it may not list, a store says this of an object that is not there.
-            if extent(self._store, error) is not Extent.KEY:
-                raise
+            read = partial(stored_result, self._store, run.task.id)
+            stored = read_unless_refused(self._store, read)
+        except (KeyRefused, ObjectMissing, InvalidTask):
             return None
         code = stored.failure.code if stored.failure else None
         is_ours = code != FailureCode.WORKER_LOST and not self._is_outlived(run, stored)

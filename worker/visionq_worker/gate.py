@@ -10,13 +10,20 @@ from __future__ import annotations
 import logging
 import threading
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from visionq.errors import BucketMissing, StorageDenied, StorageError
 from visionq.store_replies import Asked, is_of_credentials
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from visionq.objects import ObjectStore
+
+T = TypeVar("T")
+
+REFUSALS = 4
+"""Of one key, each with another one given after it, until it is taken for refused."""
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +104,27 @@ class Extent(StrEnum):
     STORE = "store"
     UNKNOWN = "unknown"
     """Other folders work, and in the key's own nothing may be written to find out."""
+
+
+class KeyRefused(Exception):
+    """The store refuses one key again and again, and gives others meanwhile."""
+
+
+def read_unless_refused(store: ObjectStore, read: Callable[[], T]) -> T:
+    """What `read` returns. Raises what it does, and `KeyRefused` of one key.
+
+    S3 refuses a key that is not there, where the bucket may not be listed. Whoever takes that for
+    the task's fault must not do so where a part of the store refuses for a moment.
+    """
+    for _ in range(REFUSALS):
+        try:
+            return read()
+        except StorageDenied as exc:
+            error, found = exc, extent(store, exc)
+            is_elsewhere = exc.asked is not None and exc.asked.bucket != store.bucket
+            if found is Extent.STORE or (found is Extent.UNKNOWN and not is_elsewhere):
+                raise
+    raise KeyRefused from error
 
 
 def extent(store: ObjectStore, error: StorageError) -> Extent:

@@ -5,29 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from visionq.bodies import BodyChanged
 from visionq.contract import FailureCode, ImageRef
-from visionq.errors import (
-    ObjectMissing,
-    ObjectTooLarge,
-    StorageDenied,
-    StorageError,
-    StorageUnavailable,
-)
+from visionq.errors import BucketMissing, ObjectMissing, ObjectTooLarge
 from visionq.image_heads import is_pdf
 from visionq.names import input_digest
 from visionq.objects import ObjectStore, split_s3_url
-from visionq.store_replies import is_of_credentials
 from visionq_worker.errors import TaskError
-from visionq_worker.gate import Extent, extent
+from visionq_worker.gate import KeyRefused, read_unless_refused
 
 if TYPE_CHECKING:
     from visionq_worker.fetching import Fetcher
 
 NOT_FOUND = 404
 NO_IMAGE = "the object store gives no image under this reference"
+REFUSED = (
+    "the object store refuses this input image and gives others: it may not be read, or it is not "
+    "there and the service may not list the bucket"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +105,17 @@ class Sources:
 
     def _from_store(self, bucket: str | None, key: str) -> Source:
         try:
-            return self._read(bucket, key)
+            return read_unless_refused(self._store, partial(self._read, bucket, key))
+        except KeyRefused as exc:
+            message = NO_IMAGE if self._is_elsewhere(bucket) else REFUSED
+            raise TaskError(FailureCode.INPUT_MISSING, message) from exc.__cause__
         except ObjectMissing as exc:
             message = "an input image is not there" if exc.status == NOT_FOUND else NO_IMAGE
             raise TaskError(FailureCode.INPUT_MISSING, message) from exc
         except ObjectTooLarge as exc:
             message = f"an input image has more than {self._max_bytes} bytes"
             raise TaskError(FailureCode.INPUT_TOO_LARGE, message) from exc
-        except StorageUnavailable:
-            raise
-        except StorageDenied as exc:
-            if is_of_credentials(exc.code) or not self._is_refused(bucket, exc):
-                raise
-            message = NO_IMAGE if self._is_elsewhere(bucket) else _refusal(exc)
-            raise TaskError(FailureCode.INPUT_MISSING, message) from exc
-        except StorageError as exc:  # no such bucket
+        except BucketMissing as exc:
             if not self._is_elsewhere(bucket):
                 raise
             raise TaskError(FailureCode.INPUT_MISSING, NO_IMAGE) from exc
@@ -130,7 +123,13 @@ class Sources:
     def _read(self, bucket: str | None, key: str) -> Source:
         """The object, with the bytes that were stored, as far as digest or ETag can tell."""
         expected = None if self._is_elsewhere(bucket) else input_digest(key)
-        return self._read_any(bucket, key) if expected is None else self._read_own(key, expected)
+        if expected is not None:
+            return self._read_own(key, expected)
+        return _source(
+            self._store.get_checked(
+                key, bucket=bucket, max_bytes=self._max_bytes, trusts_etag=False
+            )
+        )
 
     def _read_own(self, key: str, expected: str) -> Source:
         """An input of ours, which has to have the digest that its key names.
@@ -150,25 +149,8 @@ class Sources:
         )
         raise TaskError(FailureCode.INPUT_CORRUPT, message, retryable=True)
 
-    def _read_any(self, bucket: str | None, key: str) -> Source:
-        """An object of which only the ETag says what it holds.
-
-        One that comes the same twice is taken: then the ETag is no MD5, and nothing says so.
-        """
-        try:
-            return _source(self._store.get_checked(key, bucket=bucket, max_bytes=self._max_bytes))
-        except BodyChanged as exc:
-            again = _source(self._store.get(key, bucket=bucket, max_bytes=self._max_bytes))
-            if again.digest != exc.digest:
-                raise
-            return again
-
     def _is_elsewhere(self, bucket: str | None) -> bool:
         return bucket not in (None, self._store.bucket)
-
-    def _is_refused(self, bucket: str | None, error: StorageDenied) -> bool:
-        """Whether this object is, and not the service: it has to wait then, and not the task."""
-        return self._is_elsewhere(bucket) or extent(self._store, error) is Extent.KEY
 
     def _locate(self, ref: str) -> tuple[str, str]:
         is_url = ref.startswith("s3://")
@@ -190,14 +172,6 @@ def page_meant(content: bytes, asked: int | None) -> int | None:
         message = f"page {asked} was asked for of an input that is no PDF"
         raise TaskError(FailureCode.PAGE_MISSING, message)
     return None
-
-
-def _refusal(error: StorageDenied) -> str:
-    """Of one key. Which of both it is, only the store knows."""
-    return (
-        f"the object store refuses this input image ({error.code or error.status}), and gives "
-        "others: it may not be read, or it is not there and the service may not list the bucket"
-    )
 
 
 def _source(content: bytes) -> Source:
