@@ -85,5 +85,6 @@ ROWS: Mapping[int, Row] = {
     34: Row("scaled up and down", rows_workers.scaled_up_and_down),
     35: Row("cancelled", rows_messages.cancelled),
     36: Row("mixed", rows_mixed.mixed),
+    43: Row("store misbehaves", rows_store.store_misbehaves),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""
