@@ -1,7 +1,8 @@
-"""The body of a store's reply: whole and in bounded time, or a `BadBody`.
+"""Bodies of requests and replies: whole and in bounded time.
 
-urllib3's time-out is for one read: a body that trickles would never end. So there is a bound for
-the whole, which grows with what was announced.
+urllib3's time-out is for one read: a reply that trickles would never end. Of a request it is for
+all that is sent at once, and too short for a large image on a slow line. So there is a bound for
+the whole, which grows with its size.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
+from io import BytesIO
 from sys import maxsize
 from time import monotonic
 from typing import Any
 
 CHUNK_BYTES = 256 * 1024
+AT_ONCE_BYTES = 64 * 1024
+"""Sent in one piece: it fits into the buffers on the way."""
 SLOWEST_BYTES_PER_SECOND = 128 * 1024
 """A store that takes longer than the time-out for a body, and as long as at this rate, is away."""
 
@@ -58,6 +62,24 @@ class BodyChanged(BadBody):
             error = cls("an object came out of the store with other bytes than its ETag says")
         error.digest = hashlib.sha256(content).hexdigest()
         raise error
+
+
+class Upload(BytesIO):
+    """What is sent piece by piece, each within the time-out. Raises `TimeoutError`."""
+
+    def __init__(self, content: bytes, seconds: float) -> None:
+        super().__init__(content)
+        self._deadline = monotonic() + seconds + len(content) / SLOWEST_BYTES_PER_SECOND
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if monotonic() > self._deadline:
+            raise TimeoutError("the object store takes an object too slowly")
+        return super().read(size)
+
+
+def body_of(content: bytes, seconds: float) -> bytes | Upload:
+    """What to hand to the library for it."""
+    return content if len(content) <= AT_ONCE_BYTES else Upload(content, seconds)
 
 
 def md5_hex(content: bytes) -> str:

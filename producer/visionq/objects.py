@@ -18,7 +18,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from visionq.bodies import BadBody, BodyChanged, BrokenOff, TooLarge, md5_hex, md5_of, read_body
+from visionq.bodies import (
+    BadBody,
+    BodyChanged,
+    BrokenOff,
+    TooLarge,
+    body_of,
+    md5_hex,
+    md5_of,
+    read_body,
+)
 from visionq.broker_urls import BREAKING
 from visionq.errors import (
     BucketMissing,
@@ -124,8 +133,9 @@ class ObjectStore:
         with self._opened(key, "put") as doors:
             signed = doors.signed
             if signed is None or not signed.put(self.bucket, key, content, content_type):
+                body = body_of(content, self._timeout_seconds)
                 doors.client.put_object(
-                    Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
+                    Bucket=self.bucket, Key=key, Body=body, ContentType=content_type
                 )
 
     def put_new(
@@ -145,7 +155,7 @@ class ObjectStore:
                 client.put_object(
                     Bucket=self.bucket,
                     Key=key,
-                    Body=content,
+                    Body=body_of(content, self._timeout_seconds),
                     ContentType=content_type,
                     IfNoneMatch="*",
                 )

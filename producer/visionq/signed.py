@@ -19,7 +19,7 @@ from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
-from visionq.bodies import BadBody, BodyChanged, TooLarge, read_body
+from visionq.bodies import BadBody, BodyChanged, TooLarge, Upload, body_of, read_body
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -62,7 +62,8 @@ class SignedRequests:
     ) -> bool:
         """Whether the store has taken the object. `is_new`: it shall not if there is one."""
         headers = {"Content-Type": content_type} | ({"If-None-Match": "*"} if is_new else {})
-        reply = self._send("PUT", bucket, key, content, headers)
+        body = body_of(content, self._read_seconds)
+        reply = self._send("PUT", bucket, key, body, headers)
         return bool(reply.status_code == OK)
 
     def get(
@@ -92,7 +93,12 @@ class SignedRequests:
         self._http.close()
 
     def _send(
-        self, method: str, bucket: str, key: str, body: bytes | None, headers: dict[str, str]
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        body: bytes | Upload | None,
+        headers: dict[str, str],
     ) -> Any:
         request = AWSRequest(
             method=method,
@@ -107,6 +113,7 @@ class SignedRequests:
         try:
             return self._http.send(prepared)
         except HTTPClientError:  # a connection that the store has closed; both may be repeated
+            prepared.reset_stream()
             return self._http.send(prepared)
 
     def _url(self, bucket: str, key: str) -> str:

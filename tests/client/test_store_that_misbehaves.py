@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -415,3 +416,63 @@ def test_image_that_cannot_be_uploaded_is_a_typed_error(
     gate.misbehave(replace(fault, methods=PUT))
     error = bounded(lambda: behind.ocr(b"\xff\xd8 misbehaving"))
     assert isinstance(error, StorageUnavailable)
+
+
+class _SlowReader(BaseHTTPRequestHandler):
+    """A store on a slow line: takes 10 MB a second at most, and nothing under some keys."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        left = int(self.headers["Content-Length"])
+        pause = threading.Event()
+        while left and "stalled" not in self.path:
+            left -= len(self.rfile.read(min(left, 500_000)))
+            pause.wait(0.05)
+        pause.wait(SECONDS_WITHOUT_READING if left else 0)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+class _SlowServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: Any) -> None:
+        """Who was given up on is no error here."""
+
+
+SECONDS_WITHOUT_READING = 5.0
+SLOW_TIMEOUT_SECONDS = 1.0
+"""More than what the buffers on the way hold takes."""
+
+
+@pytest.fixture
+def slow(before: StoreAddress) -> Iterator[ObjectStore]:
+    with _SlowServer(("127.0.0.1", 0), _SlowReader) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        store = ObjectStore(
+            replace(before, endpoint_url=f"http://127.0.0.1:{server.server_address[1]}"),
+            timeout_seconds=SLOW_TIMEOUT_SECONDS,
+        )
+        yield store
+        store.close()
+        server.shutdown()
+        thread.join()
+
+
+def test_large_object_may_take_longer_than_the_time_out_on_a_slow_line(slow: ObjectStore) -> None:
+    began = monotonic()
+    slow.put("inputs/large", bytes(25_000_000))
+    assert monotonic() - began > 1.5 * SLOW_TIMEOUT_SECONDS
+    assert slow.put_new("inputs/large", bytes(25_000_000))
+
+
+def test_large_object_that_the_store_does_not_take_passes(slow: ObjectStore) -> None:
+    error = bounded(lambda: slow.put("inputs/stalled", bytes(20_000_000)))
+    assert type(error) is StorageUnavailable
