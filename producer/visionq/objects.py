@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import http.client
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from visionq.bodies import (
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from visionq.signed import SignedRequests
+
+T = TypeVar("T")
 
 _VARIABLES = "VISIONQ_STORAGE__..."
 OK = 200
@@ -220,16 +222,16 @@ class ObjectStore:
     def get_start(self, key: str, num_bytes: int, *, bucket: str | None = None) -> bytes:
         """The object's first bytes: so many, or all where there are fewer."""
         with self._opened(key, "get", bucket) as doors:
+            asked = {"Bucket": bucket or self.bucket, "Key": key}
+            asked["Range"] = f"bytes=0-{num_bytes - 1}"
+            # Not every store knows ranges: then the whole object comes, and is not read to its end.
+            read = partial(self._body_of, statuses=(OK, PARTIAL), at_most=num_bytes)
             try:
-                reply = doors.client.get_object(
-                    Bucket=bucket or self.bucket, Key=key, Range=f"bytes=0-{num_bytes - 1}"
-                )
+                return _asked_twice(doors.client, asked, read)
             except doors.client.exceptions.ClientError as exc:
                 if _status(exc) == RANGE_NOT_SATISFIABLE:
                     return b""  # of an empty object no byte is the first
                 raise
-            # Not every store knows ranges: then the whole object comes, and is not read to its end.
-            return self._body_of(reply, (OK, PARTIAL), at_most=num_bytes)
 
     def try_beside(self, asked: Asked) -> bool:
         """Do the same with a small object of our own, in the key's folder if that is ours.
@@ -297,14 +299,18 @@ class ObjectStore:
             where, signed = bucket or self.bucket, doors.signed
             content = signed.get(where, key, max_bytes, is_checked=is_checked) if signed else None
             if content is None:
-                reply = doors.client.get_object(Bucket=where, Key=key)
-                content = self._read(reply, max_bytes, is_checked=is_checked)
+                asked: dict[str, Any] = {"Bucket": where, "Key": key}
+                read = partial(self._read, max_bytes=max_bytes, is_checked=is_checked)
+                if signed:  # which was the first time
+                    content = read(doors.client.get_object(**asked))
+                else:
+                    content = _asked_twice(doors.client, asked, read)
         if isinstance(content, bytes):
             return content
         raise ObjectTooLarge(f"{key}: {content.num_bytes} > {max_bytes} bytes")
 
     def _read(
-        self, reply: Mapping[str, Any], max_bytes: int | None, *, is_checked: bool
+        self, reply: Mapping[str, Any], *, max_bytes: int | None, is_checked: bool
     ) -> bytes | TooLarge:
         length = reply.get("ContentLength")
         if max_bytes is not None and length is not None and length > max_bytes:
@@ -312,7 +318,7 @@ class ObjectStore:
             return TooLarge(length)
         # One more than allowed shows that there are more, where no length was said.
         at_most = None if max_bytes is None else max_bytes + 1
-        content = self._body_of(reply, (OK,), at_most=at_most)
+        content = self._body_of(reply, statuses=(OK,), at_most=at_most)
         if max_bytes is not None and len(content) > max_bytes:
             return TooLarge(len(content))
         if is_checked:
@@ -320,7 +326,7 @@ class ObjectStore:
         return content
 
     def _body_of(
-        self, reply: Mapping[str, Any], statuses: tuple[int, ...], *, at_most: int | None
+        self, reply: Mapping[str, Any], *, statuses: tuple[int, ...], at_most: int | None
     ) -> bytes:
         status = reply["ResponseMetadata"]["HTTPStatusCode"]
         length, seconds = reply.get("ContentLength"), self._timeout_seconds
@@ -339,6 +345,8 @@ class ObjectStore:
             head = self._head(key)
         except ObjectMissing:
             return False
+        except StorageDenied:
+            return False  # who may only write is told by the PUT whether that is granted
         if head.get("ContentLength") != len(content):
             return False
         md5 = md5_of(head["ResponseMetadata"]["HTTPHeaders"])
@@ -436,6 +444,16 @@ def _whom(code: str, asked: Asked) -> str:
 
 def _status(exc: ClientError) -> int:
     return int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _asked_twice(
+    client: S3Client, asked: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]
+) -> T:
+    """What `read` makes of the object, the second time if its body was bad."""
+    try:
+        return read(client.get_object(**asked))
+    except BadBody:
+        return read(client.get_object(**asked))
 
 
 def _probe_in(folder: str) -> str:
