@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from visionq.bodies import (
@@ -64,9 +64,7 @@ OK = 200
 PARTIAL = 206
 PRECONDITION_FAILED = 412
 RANGE_NOT_SATISFIABLE = 416
-PROBE_FOLDER, PROBE_NAME = "probes", "probe"
-PROBE = b"Written by visionq to find out whether the object store works. It may be deleted.\n" * 40
-"""Long enough to be cut anywhere."""
+PROBE_FOLDER = "probes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,46 +230,6 @@ class ObjectStore:
                 if _status(exc) == RANGE_NOT_SATISFIABLE:
                     return b""  # of an empty object no byte is the first
                 raise
-
-    def try_beside(self, asked: Asked) -> bool:
-        """Do the same with a small object of our own, in the key's folder if that is ours.
-
-        For whoever has to know what an error concerns: raises as the operation itself does, where
-        it fails there, too. False where the object may not be written there, and only elsewhere.
-        """
-        if asked.operation == "bucket":
-            self.check_bucket()
-        elif asked.operation in ("put", "delete"):
-            self.put(_probe_in(asked.folder), PROBE)
-        elif not self._holds_probe(asked.folder):
-            try:
-                self.put(_probe_in(asked.folder), PROBE)
-            except StorageDenied as exc:
-                return self._is_refused_in_folder(exc)
-            self._require_probe(asked.folder)
-        return True
-
-    def _is_refused_in_folder(self, error: StorageDenied) -> Literal[False]:
-        """Raises what concerns more than the folder."""
-        if is_of_credentials(error.code):
-            raise error
-        self.put(_probe_in(PROBE_FOLDER), PROBE)
-        self._require_probe(PROBE_FOLDER)
-        return False
-
-    def _holds_probe(self, folder: str) -> bool:
-        try:
-            return self.get(_probe_in(folder)) == PROBE
-        except ObjectMissing:
-            return False
-        except StorageDenied as exc:
-            if is_of_credentials(exc.code):
-                raise
-            return False  # as some stores say of a missing object where nobody may list
-
-    def _require_probe(self, folder: str) -> None:
-        if self.get(_probe_in(folder)) != PROBE:
-            raise StorageUnavailable(f"object store: {_probe_in(folder)} came back changed")
 
     def exists(self, key: str) -> bool:
         try:
@@ -454,10 +412,6 @@ def _asked_twice(
         return read(client.get_object(**asked))
     except BadBody:
         return read(client.get_object(**asked))
-
-
-def _probe_in(folder: str) -> str:
-    return f"{folder}/{PROBE_NAME}"
 
 
 def _said(exc: Exception) -> str:

@@ -24,8 +24,8 @@ from visionq.errors import (
 from visionq.store_replies import is_refused_condition
 from visionq.stored_results import stored_result
 from visionq_worker.errors import Postponed, TakenOver
-from visionq_worker.gate import KeyRefused, read_unless_refused
 from visionq_worker.postponing import failure_fields
+from visionq_worker.store_probe import KeyRefused, read_unless_refused
 
 if TYPE_CHECKING:
     from visionq.objects import ObjectStore

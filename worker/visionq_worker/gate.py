@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from visionq.errors import BucketMissing, StorageDenied, StorageError
-from visionq.store_replies import Asked, is_of_credentials
+from visionq_worker.store_probe import Extent, extent, try_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from visionq.objects import ObjectStore
-
-T = TypeVar("T")
-
-REFUSALS = 4
-"""Of one key, each with another one given after it, until it is taken for refused."""
+    from visionq.store_replies import Asked
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +65,7 @@ class StoreGate:
         if not causes:
             store.check_bucket()
         for asked in causes:
-            store.try_beside(asked)
+            try_beside(store, asked)
         self.open()
 
     def open(self) -> None:
@@ -95,43 +88,3 @@ class StoreGate:
             self._is_operators = True
         elif not self._is_shut.is_set():
             log.warning("the object store is away: no more tasks are claimed")
-
-
-class Extent(StrEnum):
-    """What an error of the store concerns."""
-
-    KEY = "key"
-    STORE = "store"
-    UNKNOWN = "unknown"
-    """Other folders work, and in the key's own nothing may be written to find out."""
-
-
-class KeyRefused(Exception):
-    """The store refuses one key again and again, and gives others meanwhile."""
-
-
-def read_unless_refused(store: ObjectStore, read: Callable[[], T]) -> T:
-    """What `read` returns. Raises what it does, and `KeyRefused` of one key.
-
-    S3 refuses a key that is not there, where the bucket may not be listed. Whoever takes that for
-    the task's fault must not do so where a part of the store refuses for a moment.
-    """
-    for _ in range(REFUSALS):
-        try:
-            return read()
-        except StorageDenied as exc:
-            error, found = exc, extent(store, exc)
-            is_elsewhere = exc.asked is not None and exc.asked.bucket != store.bucket
-            if found is Extent.STORE or (found is Extent.UNKNOWN and not is_elsewhere):
-                raise
-    raise KeyRefused from error
-
-
-def extent(store: ObjectStore, error: StorageError) -> Extent:
-    """Found out by asking for the same of an object of our own."""
-    if error.asked is None or is_of_credentials(error.code):
-        return Extent.STORE
-    try:
-        return Extent.KEY if store.try_beside(error.asked) else Extent.UNKNOWN
-    except StorageError:
-        return Extent.STORE

@@ -14,7 +14,7 @@ from visionq.image_heads import is_pdf
 from visionq.names import input_digest
 from visionq.objects import ObjectStore, split_s3_url
 from visionq_worker.errors import TaskError
-from visionq_worker.gate import KeyRefused, read_unless_refused
+from visionq_worker.store_probe import KeyRefused, read_unless_refused
 
 if TYPE_CHECKING:
     from visionq_worker.fetching import Fetcher
