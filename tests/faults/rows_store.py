@@ -15,6 +15,7 @@ from tests.faults.requirements import (
 )
 from tests.faults.scene import Scene, World
 from tests.faults.store_faults import StoreFault
+from visionq.records import LOOK_SECONDS
 
 OPERATIONS = (frozenset({"GET"}), frozenset({"PUT"}), frozenset({"GET", "PUT"}))
 """By which the store misbehaves, one after the other."""
@@ -39,8 +40,9 @@ FAULTS = (
     StoreFault(kind="page"),
     StoreFault(kind="chunked_cut"),
 )
-BACK_SECONDS = 10.0
-"""Within which all is done when the store behaves again: time-outs of a second, pauses of 2.4."""
+BACK_SECONDS = LOOK_SECONDS + 10.0
+"""Within which all is done when the store behaves again: time-outs of a second, pauses of 2.4, and a
+record's next look, where a message was acked later than its task's pause was over."""
 
 
 def store_errs(world: World) -> Report:
