@@ -8,8 +8,9 @@ is asyncio code (`watch.py`), which the synchronous client runs on a loop of its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 from visionq.arguments import (
@@ -22,12 +23,13 @@ from visionq.arguments import (
 )
 from visionq.broker_urls import BrokerAddress
 from visionq.contract import Result, State, Status
-from visionq.errors import ClientClosed
+from visionq.errors import ClientClosed, StorageUnavailable
 from visionq.estimates import Estimate
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.models import Model, instance, with_instance
 from visionq.names import DEFAULT_NAMESPACE, Names, result_key
 from visionq.objects import StoreAddress
+from visionq.pauses import pauses
 from visionq.records import DEFAULT_LIMITS, QueueLimits
 from visionq.submissions import (
     Images,
@@ -98,6 +100,12 @@ class _BaseClient(Generic[Submitted]):
         """Raise `ClientClosed` after `close`."""
         if self._is_closed:
             raise ClientClosed
+
+    def _store_pauses(self, timeout: float | None, began: float) -> Iterator[float]:
+        """Between tries to read from a store that is away. `timeout`: of a wait since `began`."""
+        if timeout is None:
+            return pauses(self._parts.store_timeout_seconds)
+        return pauses(began + timeout - monotonic())
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
@@ -246,8 +254,18 @@ class Client(_BaseClient["TaskHandle"]):
 
         Raises what `wait` raises, and `TaskFailed`, `TaskRevoked` or `TaskExpired`; `ResultGone`
         where the object of an answer has been deleted, `ResultUnreadable`, and `StorageError`.
+        While the store is away it is asked again until the timeout is up; without one, for
+        `store_timeout_seconds`.
         """
-        return self._submitter.result(self.wait(task_id, timeout))
+        timeout = checked_timeout(timeout)
+        began = monotonic()
+        status = self.wait(task_id, timeout)
+        for pause in self._store_pauses(timeout, began):
+            try:
+                return self._submitter.result(status)
+            except StorageUnavailable:
+                sleep(pause)
+        return self._submitter.result(status)
 
     def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
         """The answer's value as an instance of the pydantic model.
@@ -344,7 +362,14 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     async def result(self, task_id: str, timeout: float | None = None) -> Result:
         """As `Client.result`."""
+        timeout = checked_timeout(timeout)
+        began = monotonic()
         status = await self.wait(task_id, timeout)
+        for pause in self._store_pauses(timeout, began):
+            try:
+                return await asyncio.to_thread(self._submitter.result, status)
+            except StorageUnavailable:
+                await asyncio.sleep(pause)
         return await asyncio.to_thread(self._submitter.result, status)
 
     async def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:

@@ -18,9 +18,9 @@
     ├── IdempotencyConflict      the key is in use for other content; carries the `task_id`
     ├── QueueFull                too many tasks wait; carries `retry_after_seconds`
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
-    ├── StorageError             the object store refused or did not answer
-    │   ├── StorageUnavailable
-    │   ├── StorageDenied
+    ├── StorageError             the object store refused or did not answer; carries its `status`
+    │   ├── StorageUnavailable   it passes; the call may be repeated
+    │   ├── StorageDenied        credentials, clock or policy are to be mended
     │   ├── BucketMissing
     │   ├── ObjectMissing
     │   └── ObjectTooLarge
@@ -52,6 +52,7 @@ from visionq.redaction import redacted_urls
 
 if TYPE_CHECKING:
     from visionq.contract import Result, Status
+    from visionq.store_replies import Asked
 
 
 class VisionqError(Exception):
@@ -179,6 +180,13 @@ class BrokerUnavailable(VisionqError):
 
 class StorageError(VisionqError):
     """The object store did not do what was asked."""
+
+    status: int | None = None
+    """Of its reply; None where there was none."""
+    code: str | None = None
+    """S3's word for it, as `SlowDown`."""
+    asked: Asked | None = None
+    """What was asked of it."""
 
 
 class StorageUnavailable(StorageError):

@@ -1,22 +1,33 @@
 """The object store: S3 and whatever speaks its language. The only door to boto3.
 
-boto3 is imported when the first object is touched, so that a producer that sends keys never
-loads it. Nothing here relies on metadata or content types: not every compatible store keeps them.
-Whether it honours conditional writes has to be asked (`honours_put_new`).
+What its replies mean is said in `store_replies`. boto3 is imported when the first object is
+touched, so that a producer that sends keys never loads it. Nothing here relies on metadata or
+content types: not every compatible store keeps them. Whether it honours conditional writes has to
+be asked (`honours_put_new`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
+import http.client
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from visionq.bodies import (
+    BadBody,
+    BodyChanged,
+    BrokenOff,
+    TooLarge,
+    body_of,
+    md5_hex,
+    md5_of,
+    read_body,
+)
 from visionq.broker_urls import BREAKING
 from visionq.errors import (
     BucketMissing,
@@ -31,22 +42,29 @@ from visionq.errors import (
 from visionq.names import input_key
 from visionq.per_process import PerProcess, import_unforked
 from visionq.redaction import redacted
+from visionq.store_replies import (
+    Asked,
+    Meaning,
+    Operation,
+    is_of_credentials,
+    is_refused_condition,
+    meaning,
+)
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
 
-    from visionq.signed import SignedRequests, TooLarge
+    from visionq.signed import SignedRequests
 
-_DENIED = frozenset(
-    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403", "401"}
-)
-_PASSING = frozenset({"SlowDown", "RequestTimeout", "ConditionalRequestConflict"})
+T = TypeVar("T")
+
 _VARIABLES = "VISIONQ_STORAGE__..."
+OK = 200
+PARTIAL = 206
 PRECONDITION_FAILED = 412
-NOT_IMPLEMENTED = 501
-_MD5 = re.compile(r"[0-9a-f]{32}")
-_MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
+RANGE_NOT_SATISFIABLE = 416
+PROBE_FOLDER = "probes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +111,10 @@ class _Doors:
 class ObjectStore:
     """Objects of one bucket, as bytes. Thread-safe, and usable in a forked child.
 
-    Every method raises a `StorageError`: `StorageUnavailable` and `StorageDenied` concern the
-    store, `BucketMissing` and `ObjectMissing` what was looked for. The first call, which opens the
-    store, may also raise `SettingsError` for an address that boto3 knows to be none, and
-    `ReentrantCall` in a signal handler.
+    Every method raises a `StorageError`: `StorageUnavailable` passes, `StorageDenied` and
+    `BucketMissing` are for whoever runs the service to mend, `ObjectMissing` is about the key
+    (`store_replies`). The first call, which opens the store, may also raise `SettingsError` for an
+    address that boto3 knows to be none, and `ReentrantCall` in a signal handler.
     """
 
     def __init__(
@@ -107,15 +125,17 @@ class ObjectStore:
         max_connections: int = 32,
     ) -> None:
         self.bucket = address.bucket
+        self._timeout_seconds = timeout_seconds
         build = partial(_open_doors, address, timeout_seconds, max_connections)
         self._doors = PerProcess(build, _Doors.close)
 
     def put(self, key: str, content: bytes, content_type: str = "application/octet-stream") -> None:
-        with self._opened(key) as doors:
+        with self._opened(key, "put") as doors:
             signed = doors.signed
             if signed is None or not signed.put(self.bucket, key, content, content_type):
+                body = body_of(content, self._timeout_seconds)
                 doors.client.put_object(
-                    Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
+                    Bucket=self.bucket, Key=key, Body=body, ContentType=content_type
                 )
 
     def put_new(
@@ -125,7 +145,7 @@ class ObjectStore:
 
         A store that does not honour the condition overwrites and says True.
         """
-        with self._opened(key) as doors:
+        with self._opened(key, "put") as doors:
             client, signed = doors.client, doors.signed
             if signed and signed.put(self.bucket, key, content, content_type, is_new=True):
                 return True
@@ -135,7 +155,7 @@ class ObjectStore:
                 client.put_object(
                     Bucket=self.bucket,
                     Key=key,
-                    Body=content,
+                    Body=body_of(content, self._timeout_seconds),
                     ContentType=content_type,
                     IfNoneMatch="*",
                 )
@@ -159,36 +179,57 @@ class ObjectStore:
 
     def honours_put_new(self) -> bool:
         """Whether `put_new` keeps what is there. Writes a small object and removes it."""
-        key = f"probes/{uuid.uuid4()}"
+        key = f"{PROBE_FOLDER}/{uuid.uuid4()}"
         try:
             self.put(key, b"first")
             return not self.put_new(key, b"second")
-        except (StorageDenied, StorageUnavailable):
+        except StorageUnavailable as exc:
+            if is_refused_condition(exc.status, exc.code):
+                return False  # it does not know the condition at all
             raise
-        except StorageError:
-            return False  # it does not know the condition at all
         finally:
             self.delete(key)
 
     def get(self, key: str, *, bucket: str | None = None, max_bytes: int | None = None) -> bytes:
         """The object's bytes. Above `max_bytes` nothing is read and `ObjectTooLarge` is raised."""
-        where = bucket or self.bucket
-        with self._opened(key) as doors:
-            content = doors.signed.get(where, key, max_bytes) if doors.signed else None
-            if content is None:
-                content = _get(doors.client, where, key, max_bytes)
-        if isinstance(content, bytes):
-            return content
-        raise ObjectTooLarge(f"{key}: {content.num_bytes} > {max_bytes} bytes")
+        return self._get(key, bucket, max_bytes, is_checked=False)
+
+    def get_checked(
+        self,
+        key: str,
+        *,
+        bucket: str | None = None,
+        max_bytes: int | None = None,
+        trusts_etag: bool = True,
+    ) -> bytes:
+        """As `get`. Raises `StorageUnavailable` for bytes that are not those of their ETag.
+
+        `trusts_etag`: False takes those that come the same twice: on some stores, an ETag looks
+        like an MD5 and is none.
+        """
+        try:
+            return self._get(key, bucket, max_bytes, is_checked=True)
+        except StorageUnavailable as exc:
+            if trusts_etag or not isinstance(exc.__cause__, BodyChanged):
+                raise
+            again = self._get(key, bucket, max_bytes, is_checked=False)
+            if hashlib.sha256(again).hexdigest() != exc.__cause__.digest:
+                raise
+            return again
 
     def get_start(self, key: str, num_bytes: int, *, bucket: str | None = None) -> bytes:
         """The object's first bytes: so many, or all where there are fewer."""
-        with self._opened(key) as doors:
-            reply = doors.client.get_object(
-                Bucket=bucket or self.bucket, Key=key, Range=f"bytes=0-{num_bytes - 1}"
-            )
-            with reply["Body"] as body:
-                return body.read(num_bytes)  # not every store knows ranges
+        with self._opened(key, "get", bucket) as doors:
+            asked = {"Bucket": bucket or self.bucket, "Key": key}
+            asked["Range"] = f"bytes=0-{num_bytes - 1}"
+            # Not every store knows ranges: then the whole object comes, and is not read to its end.
+            read = partial(self._body_of, statuses=(OK, PARTIAL), at_most=num_bytes)
+            try:
+                return _asked_twice(doors.client, asked, read)
+            except doors.client.exceptions.ClientError as exc:
+                if _status(exc) == RANGE_NOT_SATISFIABLE:
+                    return b""  # of an empty object no byte is the first
+                raise
 
     def exists(self, key: str) -> bool:
         try:
@@ -198,19 +239,62 @@ class ObjectStore:
         return True
 
     def delete(self, key: str) -> None:
-        with self._opened(key) as doors:
+        with self._opened(key, "delete") as doors:
             doors.client.delete_object(Bucket=self.bucket, Key=key)
 
     def check_bucket(self) -> None:
         """Raise unless the bucket is there and may be used."""
-        with self._opened("", is_bucket=True) as doors:
+        with self._opened("", "bucket") as doors:
             doors.client.head_bucket(Bucket=self.bucket)
 
     def close(self) -> None:
         self._doors.close()
 
+    def _get(
+        self, key: str, bucket: str | None, max_bytes: int | None, *, is_checked: bool
+    ) -> bytes:
+        with self._opened(key, "get", bucket) as doors:
+            where, signed = bucket or self.bucket, doors.signed
+            content = signed.get(where, key, max_bytes, is_checked=is_checked) if signed else None
+            if content is None:
+                asked: dict[str, Any] = {"Bucket": where, "Key": key}
+                read = partial(self._read, max_bytes=max_bytes, is_checked=is_checked)
+                if signed:  # which was the first time
+                    content = read(doors.client.get_object(**asked))
+                else:
+                    content = _asked_twice(doors.client, asked, read)
+        if isinstance(content, bytes):
+            return content
+        raise ObjectTooLarge(f"{key}: {content.num_bytes} > {max_bytes} bytes")
+
+    def _read(
+        self, reply: Mapping[str, Any], *, max_bytes: int | None, is_checked: bool
+    ) -> bytes | TooLarge:
+        length = reply.get("ContentLength")
+        if max_bytes is not None and length is not None and length > max_bytes:
+            reply["Body"].close()
+            return TooLarge(length)
+        # One more than allowed shows that there are more, where no length was said.
+        at_most = None if max_bytes is None else max_bytes + 1
+        content = self._body_of(reply, statuses=(OK,), at_most=at_most)
+        if max_bytes is not None and len(content) > max_bytes:
+            return TooLarge(len(content))
+        if is_checked:
+            BodyChanged.raise_if_contradicted(content, reply["ResponseMetadata"]["HTTPHeaders"])
+        return content
+
+    def _body_of(
+        self, reply: Mapping[str, Any], *, statuses: tuple[int, ...], at_most: int | None
+    ) -> bytes:
+        status = reply["ResponseMetadata"]["HTTPStatusCode"]
+        length, seconds = reply.get("ContentLength"), self._timeout_seconds
+        with reply["Body"] as raw:  # urllib3's: botocore's own waits for all that it is to read
+            if status not in statuses:
+                raise BrokenOff(f"the reply has status {status} and no object")
+            return read_body(raw, length, seconds=seconds, at_most=at_most)
+
     def _head(self, key: str) -> Mapping[str, Any]:
-        with self._opened(key) as doors:
+        with self._opened(key, "head") as doors:
             return doors.client.head_object(Bucket=self.bucket, Key=key)
 
     def _holds(self, key: str, content: bytes) -> bool:
@@ -219,60 +303,115 @@ class ObjectStore:
             head = self._head(key)
         except ObjectMissing:
             return False
-        if head["ContentLength"] != len(content):
+        except StorageDenied:
+            return False  # who may only write is told by the PUT whether that is granted
+        if head.get("ContentLength") != len(content):
             return False
-        etag = head.get("ETag", "").strip('"')
-        # Under a key of its owner's, the ETag looks like an MD5 and is none.
-        is_encrypted = "SSECustomerAlgorithm" in head or "SSEKMSKeyId" in head
-        if is_encrypted or _MD5.fullmatch(etag) is None:
-            return True
-        return bool(etag == hashlib.md5(content, usedforsecurity=False).hexdigest())
+        md5 = md5_of(head["ResponseMetadata"]["HTTPHeaders"])
+        return md5 in (None, md5_hex(content))
 
     @contextmanager
-    def _opened(self, key: str, *, is_bucket: bool = False) -> Iterator[_Doors]:
+    def _opened(
+        self, key: str, operation: Operation = "get", bucket: str | None = None
+    ) -> Iterator[_Doors]:
         """The doors, while their errors become ours."""
+        asked = Asked(operation, bucket or self.bucket, key)
         try:
             with self._doors.use() as doors:
                 yield doors
-        except VisionqError:
+        except VisionqError as exc:
+            if isinstance(exc, StorageError) and exc.asked is None:
+                exc.asked = asked
             raise
         except Exception as exc:
-            import_unforked("botocore.exceptions")
-            from botocore.exceptions import (
-                BotoCoreError,
-                ClientError,
-                EndpointConnectionError,
-                NoCredentialsError,
-            )
+            error = _mapped(exc, asked)
+            if error is None:
+                raise
+            error.asked = asked
+            raise error from exc
 
-            if isinstance(exc, ClientError):
-                self._raise_mapped(exc, key, is_bucket=is_bucket)
-            if isinstance(exc, NoCredentialsError):
-                raise StorageDenied(
-                    "no access key is set for the object store; set storage.access_key and "
-                    f"storage.secret_key ({_VARIABLES}), or run `visionq up` here"
-                ) from exc
-            if isinstance(exc, EndpointConnectionError):
-                raise StorageUnavailable(
-                    f"object store: {_said(exc).rstrip('.')}; "
-                    f"set storage.endpoint_url ({_VARIABLES}), or run `visionq up` here"
-                ) from exc
-            if isinstance(exc, BotoCoreError | OSError):
-                raise StorageUnavailable(f"object store: {_said(exc)}") from exc
-            raise
 
-    def _raise_mapped(self, exc: ClientError, key: str, *, is_bucket: bool) -> NoReturn:
-        code = exc.response["Error"].get("Code", "")
-        status = exc.response["ResponseMetadata"]["HTTPStatusCode"]
-        if code in _DENIED or status in (401, 403):
-            raise StorageDenied(f"the object store refused access ({code})") from exc
-        if code == "NoSuchBucket" or (is_bucket and status == 404):
-            raise BucketMissing(f"there is no bucket {self.bucket!r}") from exc
-        if code in _MISSING:
-            raise ObjectMissing(f"there is no object {key!r}") from exc
-        if (status >= 500 and status != NOT_IMPLEMENTED) or code in _PASSING:
-            raise StorageUnavailable(f"the object store answered {status} {code}") from exc
-        raise StorageError(f"the object store answered {status} {code} for {key!r}") from exc
+def _mapped(exc: Exception, asked: Asked) -> StorageError | None:
+    """What a library has raised, as one of ours; None of what is no error of store or network."""
+    import_unforked("botocore.exceptions")
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        EndpointConnectionError,
+        NoCredentialsError,
+        ParamValidationError,
+        PartialCredentialsError,
+    )
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    if isinstance(exc, BadBody):
+        error = StorageUnavailable(f"object store: {asked.key!r}: {exc}")
+        error.status = OK
+        return error
+    if isinstance(exc, ClientError):
+        return _of_reply(_status(exc), exc.response.get("Error", {}).get("Code", ""), asked)
+    if isinstance(exc, NoCredentialsError | PartialCredentialsError):
+        return StorageDenied(
+            "no access key is set for the object store; set storage.access_key and "
+            f"storage.secret_key ({_VARIABLES}), or run `visionq up` here"
+        )
+    if isinstance(exc, EndpointConnectionError):
+        return StorageUnavailable(
+            f"object store: {_said(exc).rstrip('.')}; "
+            f"set storage.endpoint_url ({_VARIABLES}), or run `visionq up` here"
+        )
+    if isinstance(exc, ParamValidationError):  # before anything is sent: a bucket that can be none
+        return BucketMissing(f"bucket {asked.bucket!r}: {_said(exc)}")
+    broken = BotoCoreError | OSError | HTTPError | http.client.HTTPException | ResponseParserError
+    if isinstance(exc, broken):
+        return StorageUnavailable(f"object store: {_said(exc)}")
+    return None
+
+
+def _of_reply(status: int, code: str, asked: Asked) -> StorageError:
+    said = f"{status} {code}" if code and code != str(status) else str(status)
+    meant = meaning(status, code, asked)
+    error: StorageError
+    if meant is Meaning.DENIED:
+        error = StorageDenied(f"the object store refused access ({said}){_whom(code, asked)}")
+    elif meant is Meaning.NO_BUCKET:
+        error = BucketMissing(f"there is no bucket {asked.bucket!r}")
+    elif meant is Meaning.MISSING:
+        error = ObjectMissing(f"there is no object {asked.key!r}")
+    else:
+        of = f" for {asked.key!r}" if asked.key else ""
+        error = StorageUnavailable(f"the object store answered {said}{of}")
+    error.status, error.code = status, code or None
+    return error
+
+
+def _whom(code: str, asked: Asked) -> str:
+    """What the refusal may be about."""
+    if code == "RequestTimeTooSkewed":
+        return ": this machine's clock is wrong"
+    if is_of_credentials(code):
+        return ": mend the access key, its secret, its token or the region"
+    if asked.operation in ("get", "head") and asked.key:
+        return (
+            f" to {asked.key!r}: it may not be read, or it is not there "
+            "and the bucket may not be listed (s3:ListBucket)"
+        )
+    return f" to {asked.key!r}" if asked.key else ""
+
+
+def _status(exc: ClientError) -> int:
+    return int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _asked_twice(
+    client: S3Client, asked: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]
+) -> T:
+    """What `read` makes of the object, the second time if its body was bad."""
+    try:
+        return read(client.get_object(**asked))
+    except BadBody:
+        return read(client.get_object(**asked))
 
 
 def _said(exc: Exception) -> str:
@@ -346,16 +485,6 @@ def _without_user(url: str) -> str:
     scheme, mark, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}"
-
-
-def _get(client: S3Client, bucket: str, key: str, max_bytes: int | None) -> bytes | TooLarge:
-    from visionq.signed import TooLarge
-
-    reply = client.get_object(Bucket=bucket, Key=key)
-    with reply["Body"] as body:
-        if max_bytes is not None and reply["ContentLength"] > max_bytes:
-            return TooLarge(reply["ContentLength"])
-        return body.read()
 
 
 def split_s3_url(url: str) -> tuple[str, str]:

@@ -10,7 +10,6 @@ answers, `objects` asks boto3 the same again, which knows every other answer.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -19,20 +18,14 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
-from urllib3.exceptions import HTTPError
+
+from visionq.bodies import BadBody, BodyChanged, TooLarge, Upload, body_of, read_body
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
     from botocore.session import Session
 
 OK = 200
-
-
-@dataclass(frozen=True, slots=True)
-class TooLarge:
-    """The object was not read."""
-
-    num_bytes: int
 
 
 class SignedRequests:
@@ -54,6 +47,7 @@ class SignedRequests:
         self._endpoint = urlsplit(endpoint_url)
         self._region = region
         self._is_path_style = is_path_style
+        self._read_seconds = read_seconds
         self._http = URLLib3Session(
             verify=session.get_config_variable("ca_bundle") or True,
             proxies=get_environ_proxies(endpoint_url),
@@ -68,11 +62,17 @@ class SignedRequests:
     ) -> bool:
         """Whether the store has taken the object. `is_new`: it shall not if there is one."""
         headers = {"Content-Type": content_type} | ({"If-None-Match": "*"} if is_new else {})
-        reply = self._send("PUT", bucket, key, content, headers)
+        body = body_of(content, self._read_seconds)
+        reply = self._send("PUT", bucket, key, body, headers)
         return bool(reply.status_code == OK)
 
-    def get(self, bucket: str, key: str, max_bytes: int | None) -> bytes | TooLarge | None:
-        """The object; None when the store gives another answer, or stops in the middle of it."""
+    def get(
+        self, bucket: str, key: str, max_bytes: int | None, *, is_checked: bool = False
+    ) -> bytes | TooLarge | None:
+        """The object; None when the store gives another answer, or stops in the middle of it.
+
+        `is_checked`: also when the bytes are not those of its ETag.
+        """
         reply = self._send("GET", bucket, key, None, {})
         length = reply.headers.get("Content-Length", "")
         if reply.status_code != OK or not length.isdecimal():
@@ -82,16 +82,23 @@ class SignedRequests:
             reply.raw.close()  # the connection is of no more use: the body is still coming
             return TooLarge(int(length))
         try:
-            content = bytes(reply.content)
-        except HTTPError:
+            content = read_body(reply.raw, int(length), seconds=self._read_seconds)
+            if is_checked:
+                BodyChanged.raise_if_contradicted(content, reply.headers)
+        except BadBody:
             return None
-        return content if len(content) == int(length) else None  # else it broke off
+        return content
 
     def close(self) -> None:
         self._http.close()
 
     def _send(
-        self, method: str, bucket: str, key: str, body: bytes | None, headers: dict[str, str]
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        body: bytes | Upload | None,
+        headers: dict[str, str],
     ) -> Any:
         request = AWSRequest(
             method=method,
@@ -106,6 +113,7 @@ class SignedRequests:
         try:
             return self._http.send(prepared)
         except HTTPClientError:  # a connection that the store has closed; both may be repeated
+            prepared.reset_stream()
             return self._http.send(prepared)
 
     def _url(self, bucket: str, key: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, cast
 from visionq.broker import Publisher
 from visionq.broker_urls import BrokerAddress
 from visionq.connections import connect
-from visionq.contract import Result, State, Status, Task, read_result, read_task
+from visionq.contract import Result, State, Status, Task, read_task
 from visionq.errors import (
     InvalidTask,
     ObjectMissing,
@@ -37,6 +37,7 @@ from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
 from visionq.records import Found, Key, New, QueueLimits, Records
+from visionq.stored_results import stored_result
 from visionq.submissions import MAX_SECONDS, Submission, as_list, draft
 from visionq.watch import Watch
 
@@ -149,7 +150,7 @@ class Submitter:
         raise_for_state(status)
         key = result_key(status.id)
         try:
-            return read_result(self.store.get(key))
+            return stored_result(self.store, status.id)
         except ObjectMissing as exc:
             raise ResultGone(f"task {status.id} was answered, but {key} is gone") from exc
         except InvalidTask as exc:

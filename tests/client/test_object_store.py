@@ -42,6 +42,7 @@ ODD_KEYS += [
     "a\\b",
     "\U0001f600.png",
 ]
+NO_KEY = b"<Error><Code>NoSuchKey</Code></Error>"
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -129,7 +130,7 @@ def test_any_key_comes_back_as_it_was_put(store: ObjectStore, key: str) -> None:
 )
 def test_key_is_sent_letter_by_letter(scripted: Any, key: str, path: str) -> None:
     """By the short way, and by boto3, which is asked when that finds nothing."""
-    server, store = scripted(reply(404), reply(404))
+    server, store = scripted(reply(404, NO_KEY), reply(404, NO_KEY))
     with pytest.raises(ObjectMissing):
         store.get(key)
     assert [asked for _, asked, _ in server.requests] == [path, path]

@@ -11,20 +11,23 @@ import http.client
 import random
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote
 
+from tests.faults.store_faults import HOP_BY_HOP, StoreFault, head_of
 from visionq.names import RESULT_FOLDER
 
 HOST = "127.0.0.1"
-HOP_BY_HOP = frozenset({"connection", "keep-alive", "expect", "transfer-encoding"})
+PATIENCE_SECONDS = 60.0
 ERROR_BODY = b"<Error><Code>SlowDown</Code><Message>a fault of the test's</Message></Error>"
 OK = 200
+PARTIAL = 206
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,11 @@ class Gate:
         self._error_share = 0.0
         self._delay_seconds = 0.0
         self._num_to_swallow = 0
+        self._faults: list[StoreFault] = []
+        self._choose: Callable[[str, str], StoreFault | None] = lambda method, key: None
+        self.released = threading.Event()
         self.num_errors = 0
+        self.requests: list[tuple[str, str]] = []
         self._server = _Server(self)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -61,6 +68,7 @@ class Gate:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.released.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -82,6 +90,21 @@ class Gate:
     def passing(self) -> None:
         self._error_share = self._delay_seconds = 0.0
         self._num_to_swallow = 0
+        with self._lock:
+            self._faults = []
+            self._choose = lambda method, key: None
+        self.released.set()
+
+    def misbehave(self, *faults: StoreFault) -> None:
+        """Of each request, the first fault that is meant for it, until `passing`."""
+        self.released.clear()
+        with self._lock:
+            self._faults = list(faults)
+
+    def misbehave_as(self, choose: Callable[[str, str], StoreFault | None]) -> None:
+        """By method and key, one request at a time."""
+        self.released.clear()
+        self._choose = choose
 
     def answer_errors(self, share: float) -> None:
         """That share of requests is answered 500 or 503, and does not reach the store."""
@@ -104,6 +127,23 @@ class Gate:
                 return None
             self.num_errors += 1
             return self._random.choice((500, 503))
+
+    def fault(self, method: str, path: str) -> StoreFault | None:
+        """What is to be done to this request, if anything."""
+        key = key_of(path)
+        with self._lock:
+            self.requests.append((method, key))
+            for fault in self._faults:
+                if fault.is_for(method, key):
+                    if fault.times is not None:
+                        self._faults.remove(fault)
+                        if fault.times > 1:
+                            self._faults.insert(0, replace(fault, times=fault.times - 1))
+                    self.num_errors += 1
+                    return fault
+            chosen = self._choose(method, key)
+            self.num_errors += chosen is not None
+            return chosen
 
     def forward(self, method: str, path: str, headers: Any, body: bytes) -> _Answer | None:
         """The store's answer. None: hang up instead."""
@@ -143,6 +183,11 @@ def _ask(port: int, method: str, path: str, headers: Any, body: bytes) -> _Answe
         return _Answer(reply.status, reply.getheaders(), reply.read())
     finally:
         connection.close()
+
+
+def key_of(path: str) -> str:
+    """The key in a path-style URL; empty for the bucket."""
+    return unquote(path.partition("?")[0].removeprefix("/").partition("/")[2])
 
 
 def digest_of(content: bytes) -> str:
@@ -198,10 +243,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         gate = self.server.gate
-        status = gate.error()
+        status, fault = gate.error(), gate.fault(self.command, self.path)
         answer: _Answer | None
         if status is not None:
             answer = _Answer(status, [("Content-Type", "application/xml")], ERROR_BODY)
+        elif fault is not None:
+            answer = self._misbehave(fault, body)
         else:
             answer = gate.forward(self.command, self.path, self.headers, body)
         if answer is None:
@@ -209,18 +256,30 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._reply(answer)
 
+    def _misbehave(self, fault: StoreFault, body: bytes) -> _Answer | None:
+        """What is still to be answered. None: hang up."""
+        if fault.kind == "status":
+            return _Answer(fault.status, [("Content-Type", "application/xml")], fault.error_body())
+        if fault.kind == "mute":
+            self.server.gate.released.wait(PATIENCE_SECONDS)
+        if fault.kind in ("hang_up", "mute"):
+            return None
+        answer = self.server.gate.forward(self.command, self.path, self.headers, body)
+        if answer is None or fault.kind == "lost":
+            return None
+        if answer.status not in (OK, PARTIAL) or self.command != "GET":
+            return answer
+        fault.send(
+            self.wfile, answer.status, answer.headers, answer.body, self.server.gate.released
+        )
+        return None
+
     def _reply(self, answer: _Answer) -> None:
-        lines = [f"HTTP/1.1 {answer.status} -"]
-        lines += [
-            f"{name}: {value}"
-            for name, value in answer.headers
-            if name.lower() not in HOP_BY_HOP and name.lower() != "content-length"
-        ]
-        length = {name.lower(): value for name, value in answer.headers}.get("content-length")
         is_head = self.command == "HEAD"
-        lines.append(f"Content-Length: {length if is_head and length else len(answer.body)}")
-        head = "\r\n".join(lines) + "\r\n\r\n"
-        self.wfile.write(head.encode("latin-1") + (b"" if is_head else answer.body))
+        length = {name.lower(): value for name, value in answer.headers}.get("content-length")
+        size = length if is_head and length else str(len(answer.body))
+        self.wfile.write(head_of(answer.status, answer.headers, {"Content-Length": size}))
+        self.wfile.write(b"" if is_head else answer.body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
         """Nothing: the scene has its own log."""

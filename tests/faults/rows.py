@@ -90,5 +90,6 @@ ROWS: Mapping[int, Row] = {
     38: Row("demoted but alive", rows_primaries.demoted_but_alive),
     39: Row("named by sentinels", rows_primaries.named_by_sentinels),
     47: Row("Redis away for long", rows_outages.away_for_long),
+    43: Row("store misbehaves", rows_store.store_misbehaves),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from time import monotonic, sleep
 
 from tests.faults.oracle import Report
@@ -11,6 +14,35 @@ from tests.faults.requirements import (
     require_none_failed,
 )
 from tests.faults.scene import Scene, World
+from tests.faults.store_faults import StoreFault
+from visionq.records import LOOK_SECONDS
+
+OPERATIONS = (frozenset({"GET"}), frozenset({"PUT"}), frozenset({"GET", "PUT"}))
+"""By which the store misbehaves, one after the other."""
+FAULTS = (
+    StoreFault(kind="status", status=503, code="SlowDown"),
+    StoreFault(kind="status", status=429, code=""),
+    StoreFault(kind="status", status=404, code=""),
+    StoreFault(kind="status", status=400, code="Unheard"),
+    StoreFault(kind="status", status=400, code="ExpiredToken"),
+    StoreFault(kind="status", status=403, code="AccessDenied"),
+    StoreFault(kind="status", status=403, code="RequestTimeTooSkewed"),
+    StoreFault(kind="status", status=404, code="NoSuchBucket"),
+    StoreFault(kind="hang_up"),
+    StoreFault(kind="mute"),
+    StoreFault(kind="lost"),
+    StoreFault(kind="cut", share=0.01),
+    StoreFault(kind="cut", share=1 / 3),
+    StoreFault(kind="cut", share=2 / 3),
+    StoreFault(kind="stalled", share=1 / 3),
+    StoreFault(kind="slow"),
+    StoreFault(kind="wrong"),
+    StoreFault(kind="page"),
+    StoreFault(kind="chunked_cut"),
+)
+BACK_SECONDS = LOOK_SECONDS + 10.0
+"""Until all is done when the store behaves again: time-outs of a second, pauses of 2.4, and a
+record's next look, where a message was acked later than its task's pause was over."""
 
 
 def store_errs(world: World) -> Report:
@@ -73,6 +105,57 @@ def store_slow(world: World) -> Report:
         require_none_failed(scene, report)
         require_no_own_exits(report)
         return report
+
+
+def store_misbehaves(world: World) -> Report:
+    """Row 43: GETs fail in every way, then PUTs, then both; then any mix of ways.
+
+    The bucket's HEAD works all the time.
+    """
+    settings = {"VISIONQ_STORAGE__TIMEOUT_SECONDS": "1"}
+    with world.scene("store-misbehaves", settings=settings) as scene:
+        scene.crew.add(scene.spec(), count=2)
+        back: list[float] = []
+        for what, misbehave in _ways(scene):
+            scene.events.note(what)
+            misbehave()
+            seconds, rate = world.pick((1.5, 8.0), (4.0, 8.0))
+            with scene.producer.steadily(count=int(seconds * rate), per_second=rate):
+                sleep(seconds)
+            scene.gate.passing()
+            began = monotonic()
+            scene.wait_until_idle(seconds=60)
+            back.append(monotonic() - began)
+        report = scene.report(f"{len(back)} ways, {scene.gate.num_errors} replies")
+        report.within("back after", max(back), BACK_SECONDS)
+        require_few_duplicates(report)
+        require_none_failed(scene, report)
+        require_no_own_exits(report)
+        return report
+
+
+def _ways(scene: Scene) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What is done to the store: in the quick size two faults for each operation, and the mix."""
+    faults = scene.world.pick(tuple(scene.random.sample(FAULTS, 2)), FAULTS)
+    for methods in OPERATIONS:
+        name = " and ".join(sorted(methods))
+        for fault in faults:
+            meant = replace(fault, methods=methods)
+            yield f"{name}: {fault}", lambda meant=meant: scene.gate.misbehave(meant)  # type: ignore[misc]
+        seed = scene.random.randrange(2**32)
+        yield f"{name}: mix {seed}", lambda seed=seed, methods=methods: _mix(scene, methods, seed)  # type: ignore[misc]
+
+
+def _mix(scene: Scene, methods: frozenset[str], seed: int) -> None:
+    """Of each request, whatever is drawn; of two in five, nothing."""
+    draw = random.Random(seed)
+
+    def choose(method: str, _key: str) -> StoreFault | None:
+        if method not in methods or draw.random() < 0.4:
+            return None
+        return replace(draw.choice(FAULTS), share=draw.random())
+
+    scene.gate.misbehave_as(choose)
 
 
 def _p99_seconds(scene: Scene) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults.gate import HOST, Gate
+from tests.faults.store_faults import Kind, StoreFault
 from tests.support.waiting import wait_until
 
 RESULT = "/visionq/results/11111111-1111-1111-1111-111111111111.json"
@@ -87,7 +88,7 @@ def gate(store: Store) -> Iterator[Gate]:
 
 @pytest.fixture
 def client(gate: Gate) -> Iterator[http.client.HTTPConnection]:
-    with closing(http.client.HTTPConnection(HOST, gate.port, timeout=2)) as connection:
+    with closing(http.client.HTTPConnection(HOST, gate.port, timeout=10)) as connection:
         yield connection
 
 
@@ -213,3 +214,102 @@ def test_half_a_request_of_a_killed_sender_is_dropped(gate: Gate, store: Store) 
         assert sender.recv(1) == b""
     assert not store.objects
     assert not gate.has(TASK_ID)
+
+
+KEY = "/visionq/inputs/a"
+CONTENT = b"0123456789" * 3
+
+
+@pytest.fixture
+def stored(client: http.client.HTTPConnection) -> http.client.HTTPConnection:
+    """A client, with an object in the store."""
+    ask(client, "PUT", KEY, CONTENT)
+    return client
+
+
+def broken(client: http.client.HTTPConnection, method: str = "GET", path: str = KEY) -> bytes:
+    """What came until the reply broke off."""
+    client.request(method, path)
+    try:
+        client.getresponse().read()
+    except http.client.IncompleteRead as error:
+        return error.partial
+    finally:
+        client.close()
+    raise AssertionError("it came whole")
+
+
+def test_fault_is_of_its_operation_and_its_keys(
+    stored: http.client.HTTPConnection, gate: Gate
+) -> None:
+    gate.misbehave(StoreFault(kind="status", methods=frozenset({"GET"}), prefix="inputs/"))
+    assert ask(stored, "GET", KEY)[0] == 503
+    assert ask(stored, "PUT", KEY, CONTENT) == (200, b"")
+    ask(stored, "PUT", "/visionq/results/a", b"a")
+    assert ask(stored, "GET", "/visionq/results/a") == (200, b"a")
+    gate.passing()
+    assert ask(stored, "GET", KEY) == (200, CONTENT)
+
+
+def test_fault_comes_so_often(stored: http.client.HTTPConnection, gate: Gate) -> None:
+    gate.misbehave(StoreFault(kind="status", status=429, code="", times=2))
+    assert [ask(stored, "GET", KEY) for _ in range(3)] == [(429, b"")] * 2 + [(200, CONTENT)]
+    assert gate.num_errors == 2
+
+
+@pytest.mark.parametrize(("share", "came"), [(0, 0), (1 / 3, 10), (2 / 3, 20)])
+@pytest.mark.parametrize("kind", ["cut", "chunked_cut"])
+def test_body_is_cut(
+    stored: http.client.HTTPConnection, gate: Gate, kind: Kind, share: float, came: int
+) -> None:
+    gate.misbehave(StoreFault(kind=kind, share=share))
+    assert broken(stored) == CONTENT[:came]
+
+
+def test_body_stalls_until_the_gate_passes(stored: http.client.HTTPConnection, gate: Gate) -> None:
+    gate.misbehave(StoreFault(kind="stalled", share=1 / 3))
+    stored.request("GET", KEY)
+    reply = stored.getresponse()
+    assert reply.read(10) == CONTENT[:10]
+    gate.passing()
+    with pytest.raises(http.client.IncompleteRead):
+        reply.read()
+    stored.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("chunked", CONTENT),
+        ("unsized", CONTENT),
+        ("slow", CONTENT),
+        ("wrong", bytes(byte ^ 0x55 for byte in CONTENT)),
+        ("page", b"<html>Please log in</html>"),
+    ],
+)
+def test_body_is_framed_or_filled_in_another_way(
+    stored: http.client.HTTPConnection, gate: Gate, kind: Kind, content: bytes
+) -> None:
+    gate.misbehave(StoreFault(kind=kind))
+    assert ask(stored, "GET", KEY) == (200, content)
+
+
+@pytest.mark.parametrize(("kind", "is_stored"), [("lost", True), ("hang_up", False)])
+def test_reply_does_not_come_and_the_store_has_heard_or_not(
+    stored: http.client.HTTPConnection, gate: Gate, store: Store, kind: Kind, is_stored: bool
+) -> None:
+    gate.misbehave(StoreFault(kind=kind))
+    with pytest.raises(http.client.RemoteDisconnected):
+        ask(stored, "PUT", RESULT, b"abc")
+    assert (RESULT in store.objects) is is_stored
+    assert gate.has(TASK_ID) is is_stored
+
+
+def test_faults_are_chosen_one_request_at_a_time(
+    stored: http.client.HTTPConnection, gate: Gate
+) -> None:
+    fault = StoreFault(kind="status", status=500)
+    gate.misbehave_as(lambda method, key: fault if (method, key) == ("GET", "inputs/a") else None)
+    assert ask(stored, "GET", KEY)[0] == 500
+    assert ask(stored, "PUT", KEY, CONTENT) == (200, b"")
+    assert gate.requests[-2:] == [("GET", "inputs/a"), ("PUT", "inputs/a")]

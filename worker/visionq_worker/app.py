@@ -25,7 +25,7 @@ from kombu import Queue
 from visionq.broker import tls_conf
 from visionq.contract import FailureCode, Lane, Result, State, encode_new, is_task_id, read_task
 from visionq.contract import Task as ImageTask
-from visionq.errors import InvalidTask, StorageError, TaskExpired, TaskFailed
+from visionq.errors import InvalidTask, ObjectMissing, StorageError, TaskExpired, TaskFailed
 from visionq.names import TASK_NAME, Names, result_key
 from visionq.redaction import RedactingFormatter
 from visionq.settings import Settings, load_settings
@@ -334,7 +334,7 @@ def _tell_celery(self: Task, task_id: str, outcome: Result | State) -> dict[str,
         raise Ignore
     if not isinstance(outcome, Result):
         # A second delivery of a task that is done; the first may have ended before it told Celery.
-        outcome = _stored(self.app.visionq_service, task_id)
+        outcome = _stored(self, task_id)
     if outcome.failure is not None:
         failure = outcome.failure
         if state is State.EXPIRED:
@@ -343,11 +343,14 @@ def _tell_celery(self: Task, task_id: str, outcome: Result | State) -> dict[str,
     return {"result_key": result_key(task_id), "text": outcome.text, "value": outcome.value}
 
 
-def _stored(service: Service, task_id: str) -> Result:
+def _stored(self: Task, task_id: str) -> Result:
+    service: Service = self.app.visionq_service
     try:
         return service.executor.stored_result(task_id)
-    except StorageError as error:
+    except (ObjectMissing, InvalidTask) as error:
         raise Ignore from error
+    except StorageError as error:  # who waits is told when the store is back
+        raise _back(self, Postponed(str(error))) from error
 
 
 def _conf(settings: Settings) -> dict[str, Any]:

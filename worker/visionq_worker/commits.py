@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, TypeVar
 
 from visionq.contract import FailureCode, Result, dump_result, read_result
-from visionq.errors import BrokerUnavailable, InvalidTask, ObjectMissing, StorageError
+from visionq.errors import (
+    BrokerUnavailable,
+    InvalidTask,
+    ObjectMissing,
+    StorageError,
+    StorageUnavailable,
+)
+from visionq.store_replies import is_refused_condition
+from visionq.stored_results import stored_result
 from visionq_worker.errors import Postponed, TakenOver
 from visionq_worker.outage_log import OutageLog
 from visionq_worker.postponing import failure_fields
+from visionq_worker.store_probe import KeyRefused, read_unless_refused
 
 if TYPE_CHECKING:
     from visionq.objects import ObjectStore
@@ -123,7 +133,7 @@ class Commits:
             try:
                 stored = self._put_once(run, result, content)
             except StorageError as error:
-                self._store_gate.shut()
+                self._store_gate.shut_if_away(error, self._store)
                 self._store_outage.failed(error, task_id=run.task.id)
                 sleep(self._retry_seconds)
                 if self._is_lost(run):
@@ -146,12 +156,21 @@ class Commits:
         key = run.task.result_key
         if not self._keeps_results:
             self._store.put(key, content, CONTENT_TYPE)
-        elif not self._store.put_new(key, content, CONTENT_TYPE):
+        elif not self._is_put_new(key, content):
             # Perhaps our own, of a try whose reply was lost; another's if Redis has forgotten it.
             if left := self._stored_before(run):
                 return left
             self._store.put(key, content, CONTENT_TYPE)
         return result
+
+    def _is_put_new(self, key: str, content: bytes) -> bool:
+        """False as well of a store that has honoured the condition, and refuses it now."""
+        try:
+            return self._store.put_new(key, content, CONTENT_TYPE)
+        except StorageUnavailable as error:
+            if not is_refused_condition(error.status, error.code):
+                raise
+            return False
 
     def _stored_before(self, run: Run) -> Result | None:
         """The task's result object, unless it is the failure of a dead letter that is replayed.
@@ -159,8 +178,9 @@ class Commits:
         Raises `Postponed` where only Redis knows whose object it is, and stays away.
         """
         try:
-            stored = read_result(self._store.get(run.task.result_key))
-        except (ObjectMissing, InvalidTask):
+            read = partial(stored_result, self._store, run.task.id)
+            stored = read_unless_refused(self._store, read)
+        except (KeyRefused, ObjectMissing, InvalidTask):
             return None
         code = stored.failure.code if stored.failure else None
         is_ours = code != FailureCode.WORKER_LOST and not self._is_outlived(run, stored)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import perf_counter
 
-from visionq.contract import FailureCode, Result, State, Task, Try, Verdict, read_result
+from visionq.contract import FailureCode, Result, State, Task, Try, Verdict
 from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
 from visionq.kinds import Kind, find_kind
-from visionq.names import result_key
 from visionq.objects import ObjectStore
 from visionq.records import Attempt, Records
+from visionq.stored_results import stored_result
 from visionq_worker.commits import Commits
 from visionq_worker.documents import read_document
 from visionq_worker.engine.request import Engine
@@ -178,8 +178,8 @@ class Executor:
         self._commits.pay(run, failure(run, self._maker, error), tell)
 
     def stored_result(self, task_id: str) -> Result:
-        """What a finished task has left in the store. Raises `StorageError`."""
-        return read_result(self._store.get(result_key(task_id)))
+        """What a finished task has left in the store. Raises `StorageError` and `InvalidTask`."""
+        return stored_result(self._store, task_id)
 
     def _start(self, task: Task) -> Attempt:
         kind = self._kinds.get(task.kind)
@@ -290,7 +290,7 @@ class Executor:
             return None
         try:
             task_id = self._records.recall(key)
-            earlier = read_result(self._store.get(result_key(task_id))) if task_id else None
+            earlier = stored_result(self._store, task_id) if task_id else None
         except (BrokerUnavailable, StorageError, InvalidTask):
             return None  # nothing is lost but time
         if earlier is None or earlier.state is not State.SUCCESS:
@@ -334,7 +334,7 @@ class Executor:
         return state
 
     def _store_is_away(self, run: Run, error: StorageError) -> Postponed:
-        self._store_gate.shut()
+        self._store_gate.shut_if_away(error, self._store)
         code, message = FailureCode.STORAGE_UNAVAILABLE, "waiting for the object store"
         return self._postponing.pause(run, error, code, message)
 

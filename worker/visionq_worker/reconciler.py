@@ -98,11 +98,9 @@ class Reconciler:
             return
         self._probes_at = monotonic() + self._retry_seconds
         try:
-            self._store.check_bucket()
+            self._store_gate.probe(self._store)
         except StorageError as error:
             log.info("the object store is still away: %s", error)
-        else:
-            self._store_gate.open()
 
     def _settle(self, due: Due) -> None:
         try:

@@ -5,27 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from visionq.contract import FailureCode, ImageRef
-from visionq.errors import (
-    BucketMissing,
-    ObjectMissing,
-    ObjectTooLarge,
-    StorageDenied,
-    StorageError,
-    StorageUnavailable,
-)
+from visionq.errors import BucketMissing, ObjectMissing, ObjectTooLarge
 from visionq.image_heads import is_pdf
 from visionq.names import input_digest
 from visionq.objects import ObjectStore, split_s3_url
 from visionq_worker.errors import TaskError
+from visionq_worker.store_probe import KeyRefused, read_unless_refused
 
 if TYPE_CHECKING:
     from visionq_worker.fetching import Fetcher
 
-
-CORRUPT_READS = 2
+NOT_FOUND = 404
+NO_IMAGE = "the object store gives no image under this reference"
+REFUSED = (
+    "the object store refuses this input image and gives others: it may not be read, or it is not "
+    "there and the service may not list the bucket"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +82,8 @@ class Sources:
         """The bytes of a task's image. Raises `TaskError` for a reference that leads nowhere.
 
         What concerns the store itself (away; access to the service's own bucket refused, or no
-        such bucket) stays a `StorageError`: that passes, and the task can wait for it. So does
-        `BrokerUnavailable`, for a URL.
+        such bucket) stays a `StorageError`: the task can wait for it. So does `BrokerUnavailable`,
+        for a URL.
         """
         source = self._fetch(task_id, number, image.ref)
         return replace(source, page=page_meant(source.content, image.page))
@@ -106,29 +105,43 @@ class Sources:
 
     def _from_store(self, bucket: str | None, key: str) -> Source:
         try:
-            return self._read(bucket, key)
+            return read_unless_refused(self._store, partial(self._read, bucket, key))
+        except KeyRefused as exc:
+            message = NO_IMAGE if self._is_elsewhere(bucket) else REFUSED
+            raise TaskError(FailureCode.INPUT_MISSING, message) from exc.__cause__
         except ObjectMissing as exc:
-            raise TaskError(FailureCode.INPUT_MISSING, "an input image is not there") from exc
+            message = "an input image is not there" if exc.status == NOT_FOUND else NO_IMAGE
+            raise TaskError(FailureCode.INPUT_MISSING, message) from exc
         except ObjectTooLarge as exc:
             message = f"an input image has more than {self._max_bytes} bytes"
             raise TaskError(FailureCode.INPUT_TOO_LARGE, message) from exc
-        except StorageError as exc:
-            if self._may_pass(exc, bucket):
+        except BucketMissing as exc:
+            if not self._is_elsewhere(bucket):
                 raise
-            message = "the object store gives no image under this reference"
-            raise TaskError(FailureCode.INPUT_MISSING, message) from exc
+            raise TaskError(FailureCode.INPUT_MISSING, NO_IMAGE) from exc
 
     def _read(self, bucket: str | None, key: str) -> Source:
-        """The object, which has to have the digest that its key names, if it is an input of ours.
+        """The object, with the bytes that were stored, as far as digest or ETag can tell."""
+        expected = None if self._is_elsewhere(bucket) else input_digest(key)
+        if expected is not None:
+            return self._read_own(key, expected)
+        return _source(
+            self._store.get_checked(
+                key, bucket=bucket, max_bytes=self._max_bytes, trusts_etag=False
+            )
+        )
 
-        A wrong one is read once more: it may be the reading that has gone wrong, or somebody may
-        just have uploaded the right one. It is left where it is. Removing it could remove the right
-        one, and the next upload of that replaces it (`ObjectStore.put_input`).
+    def _read_own(self, key: str, expected: str) -> Source:
+        """An input of ours, which has to have the digest that its key names.
+
+        A wrong one is read again: it may be the reading that has gone wrong, or somebody may just
+        have uploaded the right one. What its ETag contradicts passes. What it does not is left
+        where it is: removing it could remove the right one, and the next upload of that replaces it
+        (`ObjectStore.put_input`).
         """
-        expected = input_digest(key) if bucket in (None, self._store.bucket) else None
-        for _ in range(CORRUPT_READS):
-            source = _source(self._store.get(key, bucket=bucket, max_bytes=self._max_bytes))
-            if expected in (None, source.digest):
+        for read in (self._store.get, self._store.get, self._store.get_checked):
+            source = _source(read(key, max_bytes=self._max_bytes))
+            if source.digest == expected:
                 return source
         message = (
             "an input image in the store is not what was uploaded: "
@@ -136,11 +149,8 @@ class Sources:
         )
         raise TaskError(FailureCode.INPUT_CORRUPT, message, retryable=True)
 
-    def _may_pass(self, exc: StorageError, bucket: str | None) -> bool:
-        """Whether waiting can help; a reference that the store will never serve must not wait."""
-        is_ours = bucket is None or bucket == self._store.bucket
-        concerns_store = isinstance(exc, StorageDenied | BucketMissing)
-        return isinstance(exc, StorageUnavailable) or (is_ours and concerns_store)
+    def _is_elsewhere(self, bucket: str | None) -> bool:
+        return bucket not in (None, self._store.bucket)
 
     def _locate(self, ref: str) -> tuple[str, str]:
         is_url = ref.startswith("s3://")
