@@ -142,9 +142,11 @@ return false
 
 # KEYS record, lane, open, cancelled; ARGV ttl, task, owner, max, id, seconds until a look, for how
 # long a cancel of an unknown id holds.
-# Returns state, attempt, fence, now, submitted and, if any, what was decided: in one string.
+# Returns state, attempt, fence, now, submitted, whether the record was made here, and, if any, what
+# was decided: in one string.
 # A sender that is no visionq client has written no record: it is made here. If its task has been
-# cancelled before, it ends here, too, and a reconciler stores its result object.
+# cancelled before, it ends here, too, and a reconciler stores its result object. A client has
+# written one, which is lost then: the task may have been answered.
 START = (
     _NOW
     + _IS_FINAL
@@ -152,7 +154,8 @@ START = (
     + _UNCOUNT
     + """
 local state = redis.call('HGET', KEYS[1], 'state')
-if state and is_final(state) then return table.concat({state, '0', '0', now, now}, ' ') end
+if state and is_final(state) then return table.concat({state, '0', '0', now, now, '0'}, ' ') end
+local is_made = state and '0' or '1'
 if not state then
   redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now)
   local cancelled = redis.call('ZSCORE', KEYS[4], ARGV[5])
@@ -162,7 +165,7 @@ if not state then
     redis.call('ZREM', KEYS[4], ARGV[5])
     look(KEYS[3], now, ARGV[5], ARGV[1])
     redis.call('PUBLISH', ARGV[8], 'REVOKED')
-    return table.concat({'REVOKED', '0', '0', now, now}, ' ')
+    return table.concat({'REVOKED', '0', '0', now, now, is_made}, ' ')
   end
 end
 local seq = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
@@ -185,7 +188,7 @@ redis.call('HDEL', KEYS[1], 'tokens', 'code', 'message', 'retryable', 'due')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 look(KEYS[3], now + ARGV[6], ARGV[5], ARGV[1])
 local submitted, result = unpack(redis.call('HMGET', KEYS[1], 'at', 'result'))
-return table.concat({'STARTED', attempt, fence, now, submitted, result or nil}, ' ')
+return table.concat({'STARTED', attempt, fence, now, submitted, is_made, result or nil}, ' ')
 """
 )
 

@@ -95,6 +95,7 @@ class Attempt:
     """One start of a task. `fence` must accompany every later write; the clock is Redis's.
 
     `decided`: the result, as JSON, of an earlier attempt that has perhaps not stored it.
+    `has_new_record`: there was none, so that nothing is known of earlier attempts.
     """
 
     state: State
@@ -103,6 +104,7 @@ class Attempt:
     now: float
     submitted_at: float
     decided: str | None = None
+    has_new_record: bool = False
 
 
 Verdict = Literal["publish", "expire", "bury", "write"]
@@ -305,7 +307,7 @@ class Records:
         args = [self._ttl, encode_task(task), owner, str(max_new_tokens), task.id, look]
         args += [str(CANCELLED_SECONDS), self._names.events(task.id)]
         reply: str = self._run(self._start, [*self._keys(task), self._names.cancelled()], args)
-        state, number, fence, now, submitted, *decided = reply.split(" ", 5)
+        state, number, fence, now, submitted, is_made, *decided = reply.split(" ", 6)
         return Attempt(
             state=State(state),
             number=int(number),
@@ -313,6 +315,7 @@ class Records:
             now=float(now),
             submitted_at=float(submitted),
             decided=decided[0] if decided else None,
+            has_new_record=is_made == "1",
         )
 
     def progress(

@@ -65,12 +65,15 @@ class Commits:
     def finish_earlier(self, run: Run) -> Result | None:
         """End the task with what an earlier attempt has decided or stored, if it has come so far.
 
+        Where the record was lost, the store alone knows of an earlier attempt: it is asked then,
+        and not for the first attempt of a task that a client has submitted.
         Raises like `commit`, and `StorageError`.
         """
         if decided := (run.attempt.decided or "").encode():
             log.info("task %s was answered by an earlier attempt", run.task.id)
             return self._carry_out(run, read_result(decided), decided)
-        left = self._stored_before(run) if run.attempt.number > 1 else None
+        may_be_stored = run.attempt.number > 1 or run.attempt.has_new_record
+        left = self._stored_before(run) if may_be_stored else None
         if left is not None:
             log.info("task %s was stored by an earlier attempt", run.task.id)
             run.seconds["store"] = 0.0
