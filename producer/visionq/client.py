@@ -21,7 +21,7 @@ from visionq.arguments import (
     settings_or_default,
 )
 from visionq.contract import Result, State, Status
-from visionq.errors import ClientClosed
+from visionq.errors import ClientClosed, TaskUnknown
 from visionq.estimates import Estimate
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.models import Model, instance, with_instance
@@ -218,12 +218,24 @@ class Client(_BaseClient["TaskHandle"]):
         self._check_open()
         return TaskHandle(self, checked_id(task_id))
 
-    def status(self, task_id: str) -> Status:
-        return self._submitter.records.status(checked_id(task_id))
+    def status(self, task_id: str, *, look_in_store: bool = True) -> Status:
+        """What the task's record says; where that is gone, what its result object says.
 
-    def status_many(self, task_ids: Sequence[str]) -> list[Status]:
-        """The status of each id, in one round trip."""
-        return self._submitter.records.status_many(checked_ids(task_ids))
+        The object is asked for once, and not again within 10 s where there is none. Raises
+        `BrokerUnavailable`, and `StorageError` where there is no record and the store cannot be
+        asked: the task may have ended, so it is not UNKNOWN.
+        """
+        status = self._submitter.records.status(checked_id(task_id))
+        return self._submitter.stored.completed(status) if look_in_store else status
+
+    def status_many(self, task_ids: Sequence[str], *, look_in_store: bool = False) -> list[Status]:
+        """The status of each id, in one round trip.
+
+        `look_in_store`: then, of those without a record, each result object is asked for, several
+        at a time; raises as `status`.
+        """
+        statuses = self._submitter.records.status_many(checked_ids(task_ids))
+        return self._submitter.stored.all_completed(statuses) if look_in_store else statuses
 
     def recent(self, limit: int = 100) -> list[Status]:
         """Up to `limit` tasks that still have a record, newest first. For looking around: it reads
@@ -235,10 +247,16 @@ class Client(_BaseClient["TaskHandle"]):
     def wait(self, task_id: str, timeout: float | None = None) -> Status:
         """Return once the task is final. `timeout` in seconds; None waits for ever.
 
-        Raises `WaitTimeout`, `TaskUnknown`, or `BrokerUnavailable` when Redis is away at the end.
+        A task without a record has ended if it has a result object; the store is asked once.
+        Raises `WaitTimeout`, `TaskUnknown`, or `BrokerUnavailable` when Redis is away at the end;
+        without a record `ResultUnreadable`, and `StorageError` where the store cannot be asked.
         """
+        task_id, timeout = checked_id(task_id), checked_timeout(timeout)
         self._check_open()
-        return self._watch.wait(checked_id(task_id), checked_timeout(timeout))
+        try:
+            return self._watch.wait(task_id, timeout)
+        except TaskUnknown as unknown:
+            return self._submitter.status_in_store(task_id, unknown)
 
     def result(self, task_id: str, timeout: float | None = None) -> Result:
         """Wait, then read the answer from the store.
@@ -246,7 +264,13 @@ class Client(_BaseClient["TaskHandle"]):
         Raises what `wait` raises, and `TaskFailed`, `TaskRevoked` or `TaskExpired`; `ResultGone`
         where the object of an answer has been deleted, `ResultUnreadable`, and `StorageError`.
         """
-        return self._submitter.result(self.wait(task_id, timeout))
+        task_id, timeout = checked_id(task_id), checked_timeout(timeout)
+        self._check_open()
+        try:
+            status = self._watch.wait(task_id, timeout)
+        except TaskUnknown as unknown:
+            return self._submitter.result_in_store(task_id, unknown)
+        return self._submitter.result(status)
 
     def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
         """The answer's value as an instance of the pydantic model.
@@ -323,12 +347,21 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
         self._check_open()
         return AsyncTaskHandle(self, checked_id(task_id))
 
-    async def status(self, task_id: str) -> Status:
-        return await (await self._watch()).status(checked_id(task_id))
+    async def status(self, task_id: str, *, look_in_store: bool = True) -> Status:
+        """As `Client.status`."""
+        status = await (await self._watch()).status(checked_id(task_id))
+        if status.is_known or not look_in_store:
+            return status
+        return await asyncio.to_thread(self._submitter.stored.completed, status)
 
-    async def status_many(self, task_ids: Sequence[str]) -> list[Status]:
-        """The status of each id, in one round trip."""
-        return await (await self._watch()).status_many(checked_ids(task_ids))
+    async def status_many(
+        self, task_ids: Sequence[str], *, look_in_store: bool = False
+    ) -> list[Status]:
+        """As `Client.status_many`."""
+        statuses = await (await self._watch()).status_many(checked_ids(task_ids))
+        if not look_in_store:
+            return statuses
+        return await asyncio.to_thread(self._submitter.stored.all_completed, statuses)
 
     async def recent(self, limit: int = 100) -> list[Status]:
         """As `Client.recent`."""
@@ -339,11 +372,21 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Status:
         """As `Client.wait`."""
-        return await (await self._watch()).wait(checked_id(task_id), checked_timeout(timeout))
+        task_id, timeout = checked_id(task_id), checked_timeout(timeout)
+        try:
+            return await (await self._watch()).wait(task_id, timeout)
+        except TaskUnknown as unknown:
+            in_store = self._submitter.status_in_store
+            return await asyncio.to_thread(in_store, task_id, unknown)
 
     async def result(self, task_id: str, timeout: float | None = None) -> Result:
         """As `Client.result`."""
-        status = await self.wait(task_id, timeout)
+        task_id, timeout = checked_id(task_id), checked_timeout(timeout)
+        try:
+            status = await (await self._watch()).wait(task_id, timeout)
+        except TaskUnknown as unknown:
+            in_store = self._submitter.result_in_store
+            return await asyncio.to_thread(in_store, task_id, unknown)
         return await asyncio.to_thread(self._submitter.result, status)
 
     async def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:

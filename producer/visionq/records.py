@@ -50,6 +50,7 @@ from redis.retry import Retry
 from visionq import record_scripts
 from visionq.broker_urls import check_broker_url
 from visionq.contract import (
+    DEFAULT_TENANT,
     Failure,
     FailureCode,
     Lane,
@@ -642,7 +643,7 @@ def _parse(
     if not isinstance(record, Mapping) or record["state"] not in State.__members__:
         return Status(id=task_id, state=State.UNKNOWN, failure=UNREADABLE)
     state = State(record["state"])
-    kind, lane = _kind_and_lane(record)
+    kind, lane, tenant = _kind_lane_and_tenant(record)
     is_waiting = state in (State.PENDING, State.RETRY) and "due" not in record
     num_before = None if lane is None else _number(record, "seq") - started[lane] - 1
     return Status(
@@ -663,6 +664,8 @@ def _parse(
         result_key=result_key(task_id),
         retry_of=record.get("retry_of"),
         has_workers=None if state.is_final else has_workers,
+        tenant=tenant,
+        source="record",
     )
 
 
@@ -711,18 +714,22 @@ def _found(reply: Any) -> Found | None:
     return Found(known, sent == "1", task_id, task[0] if task else None)
 
 
-def _kind_and_lane(record: Mapping[str, str]) -> tuple[str | None, Lane | None]:
+def _kind_lane_and_tenant(
+    record: Mapping[str, str],
+) -> tuple[str | None, Lane | None, str | None]:
     """Of the task; None for what is unknown here."""
     try:
         task = json.loads(record.get("task", ""))
     except (ValueError, RecursionError):
-        return None, None
+        return None, None, None
     if not isinstance(task, dict):
-        return None, None
+        return None, None, None
     kind, lane = task.get("kind"), task.get("lane", Lane.INTERACTIVE)
+    tenant = task.get("tenant", DEFAULT_TENANT)
     return (
         kind if isinstance(kind, str) else None,
         Lane(lane) if lane in LANES else None,
+        tenant if isinstance(tenant, str) else None,
     )
 
 
