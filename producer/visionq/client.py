@@ -350,8 +350,10 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
     async def status(self, task_id: str, *, look_in_store: bool = True) -> Status:
         """As `Client.status`."""
         status = await (await self._watch()).status(checked_id(task_id))
-        if status.is_known or not look_in_store:
+        if not look_in_store:
             return status
+        if status.is_known:
+            return self._submitter.stored.completed(status)  # asks nobody
         return await asyncio.to_thread(self._submitter.stored.completed, status)
 
     async def status_many(

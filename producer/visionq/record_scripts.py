@@ -141,12 +141,11 @@ return false
 )
 
 # KEYS record, lane, open, cancelled; ARGV ttl, task, owner, max, id, seconds until a look, for how
-# long a cancel of an unknown id holds.
-# Returns state, attempt, fence, now, submitted, whether the record was made here, and, if any, what
-# was decided: in one string.
+# long a cancel of an unknown id holds, channel, '1' to make a record where there is none.
+# Returns state, attempt, fence, now, submitted and, if any, what was decided: in one string; false
+# without a record that may be made.
 # A sender that is no visionq client has written no record: it is made here. If its task has been
-# cancelled before, it ends here, too, and a reconciler stores its result object. A client has
-# written one, which is lost then: the task may have been answered.
+# cancelled before, it ends here, too, and a reconciler stores its result object.
 START = (
     _NOW
     + _IS_FINAL
@@ -154,8 +153,8 @@ START = (
     + _UNCOUNT
     + """
 local state = redis.call('HGET', KEYS[1], 'state')
-if state and is_final(state) then return table.concat({state, '0', '0', now, now, '0'}, ' ') end
-local is_made = state and '0' or '1'
+if state and is_final(state) then return table.concat({state, '0', '0', now, now}, ' ') end
+if not state and ARGV[9] ~= '1' then return false end
 if not state then
   redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now)
   local cancelled = redis.call('ZSCORE', KEYS[4], ARGV[5])
@@ -165,7 +164,7 @@ if not state then
     redis.call('ZREM', KEYS[4], ARGV[5])
     look(KEYS[3], now, ARGV[5], ARGV[1])
     redis.call('PUBLISH', ARGV[8], 'REVOKED')
-    return table.concat({'REVOKED', '0', '0', now, now, is_made}, ' ')
+    return table.concat({'REVOKED', '0', '0', now, now}, ' ')
   end
 end
 local seq = tonumber(redis.call('HGET', KEYS[1], 'seq') or '0')
@@ -188,9 +187,24 @@ redis.call('HDEL', KEYS[1], 'tokens', 'code', 'message', 'retryable', 'due')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 look(KEYS[3], now + ARGV[6], ARGV[5], ARGV[1])
 local submitted, result = unpack(redis.call('HMGET', KEYS[1], 'at', 'result'))
-return table.concat({'STARTED', attempt, fence, now, submitted, is_made, result or nil}, ' ')
+return table.concat({'STARTED', attempt, fence, now, submitted, result or nil}, ' ')
 """
 )
+
+# KEYS record, open; ARGV ttl, channel, id, '1' where the caller holds the message, state, then
+# field, value... The record of a task that has ended, made anew. Returns 1, or 0 when there is one.
+# A claim makes the hash, too: then it is for its worker to find the result.
+RESTORE = """
+local is_there = redis.call('EXISTS', KEYS[1])
+if ARGV[4] == '1' then is_there = redis.call('HEXISTS', KEYS[1], 'state') end
+if is_there == 1 then return 0 end
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', KEYS[1], 'state', ARGV[5])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[3])
+redis.call('PUBLISH', ARGV[2], ARGV[5])
+return 1
+"""
 
 # KEYS record. A record that has gone meanwhile must not come back without a TTL.
 MARK_SENT = """

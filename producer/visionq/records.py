@@ -54,6 +54,7 @@ from visionq.contract import (
     Failure,
     FailureCode,
     Lane,
+    Result,
     State,
     Status,
     Task,
@@ -96,7 +97,6 @@ class Attempt:
     """One start of a task. `fence` must accompany every later write; the clock is Redis's.
 
     `decided`: the result, as JSON, of an earlier attempt that has perhaps not stored it.
-    `has_new_record`: there was none, so that nothing is known of earlier attempts.
     """
 
     state: State
@@ -105,7 +105,6 @@ class Attempt:
     now: float
     submitted_at: float
     decided: str | None = None
-    has_new_record: bool = False
 
 
 Verdict = Literal["publish", "expire", "bury", "write"]
@@ -225,6 +224,7 @@ class Records:
         self._ttl = str(ttl_seconds)
         self._create = client.register_script(record_scripts.CREATE)
         self._start = client.register_script(record_scripts.START)
+        self._restore = client.register_script(record_scripts.RESTORE)
         self._progress = client.register_script(record_scripts.PROGRESS)
         self._decide = client.register_script(record_scripts.DECIDE)
         self._decide_owed = client.register_script(record_scripts.DECIDE_OWED)
@@ -303,12 +303,30 @@ class Records:
             pipe.execute()
 
     def start(self, task: Task, *, owner: str, max_new_tokens: int) -> Attempt:
-        """Begin an attempt, unless the task is already final (then the fence is 0)."""
+        """Begin an attempt, unless the task is already final (then the fence is 0).
+
+        A task without a record gets one.
+        """
+        reply = self._begin(task, owner, max_new_tokens, makes_record=True)
+        assert reply is not None
+        return reply
+
+    def start_known(self, task: Task, *, owner: str, max_new_tokens: int) -> Attempt | None:
+        """The same of a task that has a record; None without one, and nothing is changed."""
+        return self._begin(task, owner, max_new_tokens, makes_record=False)
+
+    def _begin(
+        self, task: Task, owner: str, max_new_tokens: int, *, makes_record: bool
+    ) -> Attempt | None:
         look = str(LOOK_SECONDS)
         args = [self._ttl, encode_task(task), owner, str(max_new_tokens), task.id, look]
-        args += [str(CANCELLED_SECONDS), self._names.events(task.id)]
-        reply: str = self._run(self._start, [*self._keys(task), self._names.cancelled()], args)
-        state, number, fence, now, submitted, is_made, *decided = reply.split(" ", 6)
+        args += [str(CANCELLED_SECONDS), self._names.events(task.id), "1" if makes_record else "0"]
+        reply: str | None = self._run(
+            self._start, [*self._keys(task), self._names.cancelled()], args
+        )
+        if reply is None:
+            return None
+        state, number, fence, now, submitted, *decided = reply.split(" ", 5)
         return Attempt(
             state=State(state),
             number=int(number),
@@ -316,8 +334,26 @@ class Records:
             now=float(now),
             submitted_at=float(submitted),
             decided=decided[0] if decided else None,
-            has_new_record=is_made == "1",
         )
+
+    def restore(
+        self, task: Task, result: Result, *, ttl_seconds: int | None = None, is_held: bool
+    ) -> bool:
+        """Make the record of a task that has ended, by its result. False where there is one.
+
+        `is_held`: by a worker that has the task's message in hand, which is the caller. Without it,
+        a task whose message anybody has claimed is left to him.
+        """
+        channel, held = self._names.events(task.id), "1" if is_held else "0"
+        args = [self._ttl if ttl_seconds is None else str(ttl_seconds), channel, task.id, held]
+        args += [str(result.state), "task", encode_task(task), "t1", f"{result.finished_at:.6f}"]
+        args += ["attempt", str(result.provenance.attempt or 1)]
+        if result.usage is not None:
+            args += ["tokens", str(result.usage.completion_tokens)]
+        if (failure := result.failure) is not None:
+            args += ["code", failure.code, "message", failure.message]
+            args += ["retryable", "1" if failure.retryable else "0"]
+        return bool(self._run(self._restore, self._own_keys(task.id), args))
 
     def progress(
         self, task_id: str, *, fence: int, generated_tokens: int

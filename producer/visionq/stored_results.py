@@ -60,6 +60,7 @@ class StoredResults:
         `StorageError`.
         """
         if status.is_known:
+            self._misses.get().drop(status.id)
             return status
         try:
             found = self.find(status.id)
@@ -70,6 +71,9 @@ class StoredResults:
     def all_completed(self, statuses: Sequence[Status]) -> list[Status]:
         """`completed` for each, `MAX_AT_ONCE` at a time. Raises the first `StorageError`."""
         unknown = {status.id: status for status in statuses if not status.is_known}
+        for status in statuses:
+            if status.is_known:
+                self._misses.get().drop(status.id)
         if not unknown:
             return list(statuses)
         with ThreadPoolExecutor(min(len(unknown), MAX_AT_ONCE), "visionq-store") as threads:
@@ -119,6 +123,12 @@ class _Misses:
             self._found_at.move_to_end(task_id)
             while len(self._found_at) > MAX_MISSES:
                 self._found_at.popitem(last=False)
+
+    def drop(self, task_id: str) -> None:
+        """The task is there: should its record go, its object may have come meanwhile."""
+        if self._found_at:
+            with self._lock:
+                self._found_at.pop(task_id, None)
 
     def clear(self) -> None:
         with self._lock:

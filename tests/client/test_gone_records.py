@@ -189,6 +189,45 @@ def test_a_record_that_appears_counts_at_once(client: Client, worker: HandWorker
     assert client.status(task_id).state is State.STARTED
 
 
+def test_a_record_that_was_seen_ends_the_memory_of_a_miss(
+    client: Client, worker: HandWorker, put: Callable[..., Result], key: str
+) -> None:
+    """Its object may have been stored since then, and its record may go."""
+    raw, names = worker.raw, worker.names
+    task = worker.task(client.ocr(key).id)
+    raw.delete(names.record(task.id))
+
+    async def by_asyncio() -> list[State]:
+        parts = client._parts
+        async with AsyncClient(parts.broker_url, parts.store, namespace=names.namespace) as other:
+            states = [(await other.status(task.id)).state]
+            worker.records.create(task)
+            states.append((await other.status(task.id)).state)
+            put(task.id)
+            raw.delete(names.record(task.id))
+            return [*states, (await other.status(task.id)).state]
+
+    def one() -> Status:
+        return client.status(task.id)
+
+    def many() -> Status:
+        return client.status_many([task.id], look_in_store=True)[0]
+
+    def by(ask: Callable[[], Status]) -> list[State]:
+        states = [ask().state]
+        worker.records.create(task)
+        states.append(ask().state)
+        put(task.id)
+        raw.delete(names.record(task.id))
+        return [*states, ask().state]
+
+    expected = [State.UNKNOWN, State.PENDING, State.SUCCESS]
+    assert asyncio.run(by_asyncio()) == expected
+    for ask in (one, many):
+        worker.store.delete(task.result_key)
+        assert by(ask) == expected
+
+
 def test_a_record_that_cannot_be_read_does_not_hide_the_object(
     client: Client, raw: redis.Redis, names: Names, put: Callable[..., Result], key: str
 ) -> None:

@@ -11,6 +11,7 @@ from tests.faults import (
     rows_inputs,
     rows_messages,
     rows_mixed,
+    rows_records,
     rows_redis,
     rows_store,
     rows_workers,
@@ -85,5 +86,6 @@ ROWS: Mapping[int, Row] = {
     34: Row("scaled up and down", rows_workers.scaled_up_and_down),
     35: Row("cancelled", rows_messages.cancelled),
     36: Row("mixed", rows_mixed.mixed),
+    42: Row("records gone", rows_records.records_gone),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

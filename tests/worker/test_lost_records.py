@@ -13,10 +13,11 @@ from tests.support.strict_store import strict_store
 from tests.worker.workbench import Workbench, workbench
 from visionq import StoreAddress
 from visionq.contract import Failure, FailureCode, Result, State, Task, dump_result
+from visionq.errors import StorageUnavailable
 from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records
-from visionq_worker.errors import TaskError
+from visionq_worker.errors import Postponed, TaskError
 
 
 @pytest.fixture(params=["overwrites", "keeps what is there"])
@@ -122,23 +123,108 @@ def test_damaged_object_does_not_stand_in_the_way(
     assert stored.text == "another answer"
 
 
-class Counting(ObjectStore):
-    """Counts how often it is asked for a result."""
+class Watched(ObjectStore):
+    """Lets something happen when it is asked for a result."""
 
-    num_gets = 0
+    def __init__(self, address: StoreAddress) -> None:
+        super().__init__(address)
+        self.when_asked: Callable[[], object] = lambda: None
+        self.num_asked = 0
 
     def get(self, key: str, *, bucket: str | None = None, max_bytes: int | None = None) -> bytes:
-        self.num_gets += key.startswith("results/")
+        if key.startswith("results/"):
+            self.num_asked += 1
+            self.when_asked()
         return super().get(key, bucket=bucket, max_bytes=max_bytes)
 
 
-def test_first_attempt_of_a_submitted_task_asks_the_store_nothing(
-    address: StoreAddress, records: Records
-) -> None:
-    store = Counting(address)
-    bench = workbench(ScriptedEngine(), records, store)
-    bench.run(bench.task())
-    assert store.num_gets == 0
-    bench.run(bench.task(is_submitted=False))
-    assert store.num_gets == 1, "of a foreign sender's, nobody knows whether it was lost"
+@pytest.fixture
+def watched(address: StoreAddress) -> Iterator[Watched]:
+    store = Watched(address)
+    yield store
     store.close()
+
+
+def test_first_attempt_of_a_submitted_task_asks_the_store_nothing(
+    records: Records, watched: Watched
+) -> None:
+    bench = workbench(ScriptedEngine(), records, watched)
+    bench.run(bench.task())
+    assert watched.num_asked == 0
+    bench.run(bench.task(is_submitted=False))
+    assert watched.num_asked == 1, "of a foreign sender's, nobody knows whether it was lost"
+
+
+def test_no_status_goes_back_while_the_result_is_looked_for(
+    records: Records,
+    watched: Watched,
+    lose: Callable[[Task], None],
+    raw: redis.Redis,
+    names: Names,
+) -> None:
+    """A client that finds no record finds the object: it must not find a task that runs."""
+    bench = workbench(ScriptedEngine(), records, watched)
+    task = bench.task()
+    bench.run(task)
+    lose(task)
+    seen: list[bool] = []
+    watched.when_asked = lambda: seen.append(raw.hexists(names.record(task.id), "state"))
+    with raw.pubsub() as events:  # type: ignore[no-untyped-call]
+        events.subscribe(names.events(task.id))
+        bench.run(task)
+        told = [events.get_message(timeout=1) for _ in range(2)]
+        assert events.get_message(timeout=0) is None
+    assert seen == [False]
+    assert [message and message["data"] for message in told] == [1, "SUCCESS"]
+
+
+def test_store_that_is_away_postpones_the_task_and_nothing_is_written(
+    records: Records,
+    watched: Watched,
+    lose: Callable[[Task], None],
+    raw: redis.Redis,
+    names: Names,
+) -> None:
+    bench = workbench(ScriptedEngine("another answer"), records, watched)
+    task = bench.task()
+    lose(task)
+
+    def refuse() -> None:
+        raise StorageUnavailable
+
+    watched.when_asked = refuse
+    with pytest.raises(Postponed):
+        bench.executor.execute(task)
+    assert not bench.store_gate.is_open
+    assert not raw.exists(names.record(task.id))
+    watched.when_asked = lambda: None
+    assert bench.run(task).text == "another answer"
+
+
+def test_record_that_another_worker_has_made_meanwhile_stays(
+    first: Workbench, records: Records, watched: Watched, lose: Callable[[Task], None]
+) -> None:
+    bench = workbench(ScriptedEngine("another answer"), records, watched)
+    task = bench.task()
+    answer = bench.run(task)
+    lose(task)
+    watched.when_asked = lambda: records.restore(task, answer, is_held=True)
+    assert bench.executor.execute(task) is State.SUCCESS
+    assert bench.stored(task) == answer
+
+
+def test_restored_record_is_left_alone_by_a_claim_and_keeps_its_time(
+    first: Workbench, lose: Callable[[Task], None], raw: redis.Redis, names: Names
+) -> None:
+    task, records = first.task(), first.records
+    answer = first.run(task)
+    lose(task)
+    raw.hset(names.record(task.id), "claim", "somebody's")
+    raw.expire(names.record(task.id), 60)
+    assert not records.restore(task, answer, is_held=False)
+    assert records.status(task.id).state is State.UNKNOWN
+    lose(task)
+    assert records.restore(task, answer, ttl_seconds=60, is_held=False)
+    assert 50 < int(raw.ttl(names.record(task.id))) <= 60
+    assert not records.restore(task, answer, is_held=True)
+    assert records.status(task.id).finished_at == pytest.approx(answer.finished_at)

@@ -18,6 +18,7 @@ from visionq_worker.errors import Postponed, TakenOver
 from visionq_worker.postponing import failure_fields
 
 if TYPE_CHECKING:
+    from visionq.contract import Task
     from visionq.objects import ObjectStore
     from visionq.records import Records
     from visionq_worker.gate import StoreGate
@@ -65,20 +66,35 @@ class Commits:
     def finish_earlier(self, run: Run) -> Result | None:
         """End the task with what an earlier attempt has decided or stored, if it has come so far.
 
-        Where the record was lost, the store alone knows of an earlier attempt: it is asked then,
-        and not for the first attempt of a task that a client has submitted.
         Raises like `commit`, and `StorageError`.
         """
         if decided := (run.attempt.decided or "").encode():
             log.info("task %s was answered by an earlier attempt", run.task.id)
             return self._carry_out(run, read_result(decided), decided)
-        may_be_stored = run.attempt.number > 1 or run.attempt.has_new_record
-        left = self._stored_before(run) if may_be_stored else None
+        left = self._stored_before(run) if run.attempt.number > 1 else None
         if left is not None:
             log.info("task %s was stored by an earlier attempt", run.task.id)
             run.seconds["store"] = 0.0
             self._report(run, left)
         return left
+
+    def restore(self, task: Task) -> Result | None:
+        """End a task without a record with the result that it has left in the store, if any.
+
+        A client has written a record, which was lost then: only the store knows whether the task
+        was answered. Nothing is written before it is asked, so that no status goes back.
+        Raises `StorageError` and `BrokerUnavailable`.
+        """
+        try:
+            stored = read_result(self._store.get(task.result_key))
+        except (ObjectMissing, InvalidTask):
+            return None
+        if stored.failure is not None and stored.failure.code == FailureCode.WORKER_LOST:
+            return None  # a dead letter that is replayed
+        if not self._records.restore(task, stored, is_held=True):
+            return None  # there is a record again
+        log.warning("task %s had lost its record; its result is in the store", task.id)
+        return stored
 
     def pay(self, run: Run, result: Result, tell: Callable[[], None]) -> None:
         """Store the result of a task that has ended without one, and `tell`, at least once.
