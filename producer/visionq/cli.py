@@ -25,6 +25,7 @@ from visionq.dead_commands import dead
 from visionq.errors import StorageError
 from visionq.kinds import Kind
 from visionq.progress import ProgressLine, describe, follow
+from visionq.reconcile_command import reconcile
 from visionq.settings import ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
 from visionq.shell import (
     EXIT_NO_ANSWER,
@@ -61,6 +62,7 @@ def main(context: click.Context, file: Path | None, state_folder: Path | None) -
 
 
 main.add_command(dead)
+main.add_command(reconcile)
 
 
 @main.command()

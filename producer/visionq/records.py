@@ -337,23 +337,30 @@ class Records:
         )
 
     def restore(
-        self, task: Task, result: Result, *, ttl_seconds: int | None = None, is_held: bool
+        self,
+        task_id: str,
+        task: str,
+        result: Result,
+        *,
+        ttl_seconds: int | None = None,
+        is_held: bool,
     ) -> bool:
         """Make the record of a task that has ended, by its result. False where there is one.
 
-        `is_held`: by a worker that has the task's message in hand, which is the caller. Without it,
-        a task whose message anybody has claimed is left to him.
+        `task`: what the record is to say of it, JSON. `is_held`: by a worker that has the task's
+        message in hand, which is the caller. Without it, a task whose message anybody has claimed
+        is left to him.
         """
-        channel, held = self._names.events(task.id), "1" if is_held else "0"
-        args = [self._ttl if ttl_seconds is None else str(ttl_seconds), channel, task.id, held]
-        args += [str(result.state), "task", encode_task(task), "t1", f"{result.finished_at:.6f}"]
+        channel, held = self._names.events(task_id), "1" if is_held else "0"
+        args = [self._ttl if ttl_seconds is None else str(ttl_seconds), channel, task_id, held]
+        args += [str(result.state), "task", task, "t1", f"{result.finished_at:.6f}"]
         args += ["attempt", str(result.provenance.attempt or 1)]
         if result.usage is not None:
             args += ["tokens", str(result.usage.completion_tokens)]
         if (failure := result.failure) is not None:
             args += ["code", failure.code, "message", failure.message]
             args += ["retryable", "1" if failure.retryable else "0"]
-        return bool(self._run(self._restore, self._own_keys(task.id), args))
+        return bool(self._run(self._restore, self._own_keys(task_id), args))
 
     def progress(
         self, task_id: str, *, fence: int, generated_tokens: int

@@ -12,7 +12,7 @@ from tests.support.scripted import ScriptedEngine
 from tests.support.strict_store import strict_store
 from tests.worker.workbench import Workbench, workbench
 from visionq import StoreAddress
-from visionq.contract import Failure, FailureCode, Result, State, Task, dump_result
+from visionq.contract import Failure, FailureCode, Result, State, Task, dump_result, encode_task
 from visionq.errors import StorageUnavailable
 from visionq.names import Names
 from visionq.objects import ObjectStore
@@ -208,7 +208,7 @@ def test_record_that_another_worker_has_made_meanwhile_stays(
     task = bench.task()
     answer = bench.run(task)
     lose(task)
-    watched.when_asked = lambda: records.restore(task, answer, is_held=True)
+    watched.when_asked = lambda: records.restore(task.id, encode_task(task), answer, is_held=True)
     assert bench.executor.execute(task) is State.SUCCESS
     assert bench.stored(task) == answer
 
@@ -221,10 +221,10 @@ def test_restored_record_is_left_alone_by_a_claim_and_keeps_its_time(
     lose(task)
     raw.hset(names.record(task.id), "claim", "somebody's")
     raw.expire(names.record(task.id), 60)
-    assert not records.restore(task, answer, is_held=False)
+    assert not records.restore(task.id, encode_task(task), answer, is_held=False)
     assert records.status(task.id).state is State.UNKNOWN
     lose(task)
-    assert records.restore(task, answer, ttl_seconds=60, is_held=False)
+    assert records.restore(task.id, encode_task(task), answer, ttl_seconds=60, is_held=False)
     assert 50 < int(raw.ttl(names.record(task.id))) <= 60
-    assert not records.restore(task, answer, is_held=True)
+    assert not records.restore(task.id, encode_task(task), answer, is_held=True)
     assert records.status(task.id).finished_at == pytest.approx(answer.finished_at)

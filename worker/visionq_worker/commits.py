@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from visionq.contract import FailureCode, Result, dump_result, read_result
+from visionq.contract import FailureCode, Result, dump_result, encode_task, read_result
 from visionq.errors import BrokerUnavailable, InvalidTask, ObjectMissing, StorageError
 from visionq_worker.errors import Postponed, TakenOver
 from visionq_worker.postponing import failure_fields
@@ -91,7 +91,7 @@ class Commits:
             return None
         if stored.failure is not None and stored.failure.code == FailureCode.WORKER_LOST:
             return None  # a dead letter that is replayed
-        if not self._records.restore(task, stored, is_held=True):
+        if not self._records.restore(task.id, encode_task(task), stored, is_held=True):
             return None  # there is a record again
         log.warning("task %s had lost its record; its result is in the store", task.id)
         return stored
