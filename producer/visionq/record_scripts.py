@@ -182,6 +182,9 @@ end
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+if fence == 1 then -- no fence of a record before this one, which was lost: milliseconds
+  fence = redis.call('HINCRBY', KEYS[1], 'fence', t[1] * 1000 + math.floor(t[2] / 1000))
+end
 redis.call('HSET', KEYS[1], 'state', 'STARTED', 't0', now, 'owner', ARGV[3], 'max', ARGV[4])
 redis.call('HDEL', KEYS[1], 'tokens', 'code', 'message', 'retryable', 'due')
 redis.call('EXPIRE', KEYS[1], ARGV[1])

@@ -10,7 +10,8 @@ import redis
 
 from tests.support.scripted import ScriptedEngine
 from tests.support.strict_store import strict_store
-from tests.worker.workbench import Workbench, workbench
+from tests.support.waiting import wait_until
+from tests.worker.workbench import HeldEngine, Workbench, running, workbench
 from visionq import StoreAddress
 from visionq.contract import Failure, FailureCode, Result, State, Task, dump_result, encode_task
 from visionq.errors import StorageUnavailable
@@ -121,6 +122,25 @@ def test_damaged_object_does_not_stand_in_the_way(
     stored = second.stored(task)
     assert stored is not None
     assert stored.text == "another answer"
+
+
+def test_attempt_of_before_the_loss_writes_nothing_into_the_new_record(
+    records: Records, bucket: ObjectStore, lose: Callable[[Task], None]
+) -> None:
+    """The task is submitted again, and another worker runs it, while the first one still does."""
+    engine = HeldEngine()
+    late = workbench(engine, records, bucket)
+    task = late.task()
+    with running(late, task) as outcome:
+        wait_until(lambda: engine.handles)
+        lose(task)
+        records.create(task)
+        attempt = records.start(task, owner="another", max_new_tokens=10)
+        engine.end(0)
+        assert outcome.result(20) in (State.STARTED, State.PROGRESS)
+    assert late.stored(task) is None
+    assert records.status(task.id).attempt == 1
+    assert records.decide(task.id, "{}", fence=attempt.fence)
 
 
 class Watched(ObjectStore):
