@@ -95,6 +95,22 @@ def test_ending_a_task_that_was_answered_leaves_its_answer(
     assert second.state(task) is State.SUCCESS
 
 
+def test_answered_task_is_not_delayed_again(
+    first: Workbench, second: Workbench, lose: Callable[[Task], None]
+) -> None:
+    """A foreign message with a delay, which no record remembers any more."""
+    task = first.task()
+    answer = first.run(task)
+    assert second.executor.delay(task, 60.0) is None
+    assert second.state(task) is State.SUCCESS, "a record that is there counts"
+    lose(task)
+    assert second.executor.delay(task, 60.0) == answer
+    assert second.state(task) is State.SUCCESS
+    other = second.task(is_submitted=False)
+    assert second.executor.delay(other, 60.0) is None
+    assert second.state(other) is State.PENDING
+
+
 def test_task_that_was_not_answered_is_run(
     first: Workbench, second: Workbench, lose: Callable[[Task], None]
 ) -> None:

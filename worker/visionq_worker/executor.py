@@ -143,16 +143,20 @@ class Executor:
         except BrokerUnavailable as error:
             raise Postponed(str(error)) from error
 
-    def delay(self, task: Task, seconds: float) -> None:
+    def delay(self, task: Task, seconds: float) -> Result | None:
         """Leave the task to its record until it may start. One that is there already counts.
 
-        Raises `Postponed`.
+        Returns the result of a task that has no record and has one in the store. Raises
+        `Postponed`.
         """
         try:
+            if not self._records.status(task.id).is_known and (left := self._restored(task)):
+                return left
             self._records.create(task, delay_seconds=seconds)
             self._records.cancel_remembered(task.id)
         except BrokerUnavailable as error:
             raise Postponed(str(error)) from error
+        return None
 
     def other_state(self, task_id: str) -> State:
         """The state of the task that has this id; UNKNOWN without one, and for a stub.
@@ -194,11 +198,15 @@ class Executor:
             attempt = self._records.start_known(task, owner=owner, max_new_tokens=most)
             if attempt is not None:
                 return attempt
-            if restored := self._commits.restore(task):
-                return restored
-            return self._records.start(task, owner=owner, max_new_tokens=most)
+            left = self._restored(task)
+            return left or self._records.start(task, owner=owner, max_new_tokens=most)
         except BrokerUnavailable as error:
             raise Postponed(str(error)) from error
+
+    def _restored(self, task: Task) -> Result | None:
+        """As `Commits.restore`. Raises `Postponed` while the store is away."""
+        try:
+            return self._commits.restore(task)
         except StorageError as error:
             self._store_gate.shut()
             raise Postponed(f"without a record the store has to be asked: {error}") from error
