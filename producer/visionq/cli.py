@@ -22,8 +22,10 @@ import click
 from visionq.client import TaskHandle
 from visionq.contract import Result, State, Status
 from visionq.dead_commands import dead
+from visionq.errors import StorageError
 from visionq.kinds import Kind
 from visionq.progress import ProgressLine, describe, follow
+from visionq.reconcile_command import reconcile
 from visionq.settings import ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
 from visionq.shell import (
     EXIT_NO_ANSWER,
@@ -60,6 +62,7 @@ def main(context: click.Context, file: Path | None, state_folder: Path | None) -
 
 
 main.add_command(dead)
+main.add_command(reconcile)
 
 
 @main.command()
@@ -234,12 +237,22 @@ def _figure(value: Any) -> str:
 @click.pass_obj
 @reported
 def status(session: Session, task_ids: tuple[str, ...], as_json: bool) -> None:
-    """Say where tasks are."""
+    """Say where tasks are; the store is asked about those without a record."""
+    is_any_unknown, unasked = False, None
     with session.client() as client:
-        found = client.status_many(task_ids)
-    for one in found:
-        _print_status(one, as_json=as_json)
-    if any(not one.is_known for one in found):
+        for one in client.status_many(task_ids):
+            if not one.is_known and unasked is not None:
+                continue
+            try:
+                found = one if one.is_known else client.status(one.id)
+            except StorageError as error:
+                unasked = error  # the others are printed all the same
+                continue
+            _print_status(found, as_json=as_json)
+            is_any_unknown = is_any_unknown or not found.is_known
+    if unasked is not None:
+        raise unasked
+    if is_any_unknown:
         sys.exit(EXIT_UNKNOWN)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
@@ -23,7 +24,7 @@ from visionq.arguments import (
 )
 from visionq.broker_urls import BrokerAddress
 from visionq.contract import Result, State, Status
-from visionq.errors import ClientClosed, StorageUnavailable
+from visionq.errors import ClientClosed, StorageUnavailable, TaskUnknown
 from visionq.estimates import Estimate
 from visionq.kinds import BUILTIN_KINDS, Kind
 from visionq.models import Model, instance, with_instance
@@ -227,12 +228,24 @@ class Client(_BaseClient["TaskHandle"]):
         self._check_open()
         return TaskHandle(self, checked_id(task_id))
 
-    def status(self, task_id: str) -> Status:
-        return self._submitter.records.status(checked_id(task_id))
+    def status(self, task_id: str, *, look_in_store: bool = True) -> Status:
+        """What the task's record says; where that is gone, what its result object says.
 
-    def status_many(self, task_ids: Sequence[str]) -> list[Status]:
-        """The status of each id, in one round trip."""
-        return self._submitter.records.status_many(checked_ids(task_ids))
+        The object is asked for once, and not again within 10 s where there is none. Raises
+        `BrokerUnavailable`, and `StorageError` where there is no record and the store cannot be
+        asked: the task may have ended, so it is not UNKNOWN.
+        """
+        status = self._submitter.records.status(checked_id(task_id))
+        return self._submitter.stored.completed(status) if look_in_store else status
+
+    def status_many(self, task_ids: Sequence[str], *, look_in_store: bool = False) -> list[Status]:
+        """The status of each id, in one round trip.
+
+        `look_in_store`: then, of those without a record, each result object is asked for, several
+        at a time; raises as `status`.
+        """
+        statuses = self._submitter.records.status_many(checked_ids(task_ids))
+        return self._submitter.stored.all_completed(statuses) if look_in_store else statuses
 
     def recent(self, limit: int = 100) -> list[Status]:
         """Up to `limit` tasks that still have a record, newest first. For looking around: it reads
@@ -244,10 +257,16 @@ class Client(_BaseClient["TaskHandle"]):
     def wait(self, task_id: str, timeout: float | None = None) -> Status:
         """Return once the task is final. `timeout` in seconds; None waits for ever.
 
-        Raises `WaitTimeout`, `TaskUnknown`, or `BrokerUnavailable` when Redis is away at the end.
+        A task without a record has ended if it has a result object; the store is asked once.
+        Raises `WaitTimeout`, `TaskUnknown`, or `BrokerUnavailable` when Redis is away at the end;
+        without a record `ResultUnreadable`, and `StorageError` where the store cannot be asked.
         """
+        task_id, timeout = checked_id(task_id), checked_timeout(timeout)
         self._check_open()
-        return self._watch.wait(checked_id(task_id), checked_timeout(timeout))
+        try:
+            return self._watch.wait(task_id, timeout)
+        except TaskUnknown as unknown:
+            return self._submitter.status_in_store(task_id, unknown)
 
     def result(self, task_id: str, timeout: float | None = None) -> Result:
         """Wait, then read the answer from the store.
@@ -257,15 +276,21 @@ class Client(_BaseClient["TaskHandle"]):
         While the store is away it is asked again until the timeout is up; without one, for
         `store_timeout_seconds`.
         """
-        timeout = checked_timeout(timeout)
+        task_id, timeout = checked_id(task_id), checked_timeout(timeout)
+        self._check_open()
         began = monotonic()
-        status = self.wait(task_id, timeout)
+        try:
+            status = self._watch.wait(task_id, timeout)
+        except TaskUnknown as unknown:
+            read = partial(self._submitter.result_in_store, task_id, unknown)
+        else:
+            read = partial(self._submitter.result, status)
         for pause in self._store_pauses(timeout, began):
             try:
-                return self._submitter.result(status)
+                return read()
             except StorageUnavailable:
                 sleep(pause)
-        return self._submitter.result(status)
+        return read()
 
     def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
         """The answer's value as an instance of the pydantic model.
@@ -342,12 +367,23 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
         self._check_open()
         return AsyncTaskHandle(self, checked_id(task_id))
 
-    async def status(self, task_id: str) -> Status:
-        return await (await self._watch()).status(checked_id(task_id))
+    async def status(self, task_id: str, *, look_in_store: bool = True) -> Status:
+        """As `Client.status`."""
+        status = await (await self._watch()).status(checked_id(task_id))
+        if not look_in_store:
+            return status
+        if status.is_known:
+            return self._submitter.stored.completed(status)  # asks nobody
+        return await asyncio.to_thread(self._submitter.stored.completed, status)
 
-    async def status_many(self, task_ids: Sequence[str]) -> list[Status]:
-        """The status of each id, in one round trip."""
-        return await (await self._watch()).status_many(checked_ids(task_ids))
+    async def status_many(
+        self, task_ids: Sequence[str], *, look_in_store: bool = False
+    ) -> list[Status]:
+        """As `Client.status_many`."""
+        statuses = await (await self._watch()).status_many(checked_ids(task_ids))
+        if not look_in_store:
+            return statuses
+        return await asyncio.to_thread(self._submitter.stored.all_completed, statuses)
 
     async def recent(self, limit: int = 100) -> list[Status]:
         """As `Client.recent`."""
@@ -358,19 +394,29 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Status:
         """As `Client.wait`."""
-        return await (await self._watch()).wait(checked_id(task_id), checked_timeout(timeout))
+        task_id, timeout = checked_id(task_id), checked_timeout(timeout)
+        try:
+            return await (await self._watch()).wait(task_id, timeout)
+        except TaskUnknown as unknown:
+            in_store = self._submitter.status_in_store
+            return await asyncio.to_thread(in_store, task_id, unknown)
 
     async def result(self, task_id: str, timeout: float | None = None) -> Result:
         """As `Client.result`."""
-        timeout = checked_timeout(timeout)
+        task_id, timeout = checked_id(task_id), checked_timeout(timeout)
         began = monotonic()
-        status = await self.wait(task_id, timeout)
+        try:
+            status = await (await self._watch()).wait(task_id, timeout)
+        except TaskUnknown as unknown:
+            read = partial(self._submitter.result_in_store, task_id, unknown)
+        else:
+            read = partial(self._submitter.result, status)
         for pause in self._store_pauses(timeout, began):
             try:
-                return await asyncio.to_thread(self._submitter.result, status)
+                return await asyncio.to_thread(read)
             except StorageUnavailable:
                 await asyncio.sleep(pause)
-        return await asyncio.to_thread(self._submitter.result, status)
+        return await asyncio.to_thread(read)
 
     async def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
         """As `Client.parsed`."""

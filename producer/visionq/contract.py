@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 CONTRACT_VERSION = 1
+DEFAULT_TENANT = "default"
 
 MAX_QUESTION_CHARS = 8_000
 MAX_LABELS = 16
@@ -182,7 +183,7 @@ class Task:
     options: Options = field(default_factory=Options)
     lane: Lane = Lane.INTERACTIVE
     deadline: float | None = None
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     labels: dict[str, str] = field(default_factory=dict)
     notify: str | None = None
     version: int = CONTRACT_VERSION
@@ -320,7 +321,7 @@ class Result:
     timings: Timings = field(default_factory=Timings)
     provenance: Provenance = field(default_factory=Provenance)
     failure: Failure | None = None
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     labels: dict[str, str] = field(default_factory=dict)
     version: int = CONTRACT_VERSION
 
@@ -333,7 +334,9 @@ class Status:
     started; it is an upper bound, since cancelled ones are still counted, and None once started, or
     while the task is not to be started yet. `retry_of`: the task before it with its idempotency
     key, which had ended without an answer. `has_workers`: whether any worker has reported within
-    the last 20 seconds; None once the task has ended, and of an unknown one.
+    the last 20 seconds; None once the task has ended, and of an unknown one. `source`: where this
+    is known from, the task's record or, where that is gone, its result object in the store; None of
+    an unknown one.
     """
 
     id: str
@@ -353,6 +356,8 @@ class Status:
     result_key: str | None = None
     retry_of: str | None = None
     has_workers: bool | None = None
+    tenant: str | None = None
+    source: Literal["record", "store"] | None = None
 
     @property
     def is_done(self) -> bool:

@@ -96,6 +96,14 @@ class StoreAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """An object in a listing. `stored_at`: seconds since the epoch, by the store's clock."""
+
+    key: str
+    stored_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Doors:
     """boto3's client, and the short way for whole objects; None where only boto3 knows it."""
 
@@ -237,6 +245,23 @@ class ObjectStore:
         except ObjectMissing:
             return False
         return True
+
+    def pages(self, prefix: str) -> Iterator[list[Listed]]:
+        """The objects whose keys begin so, in the store's order, up to 1,000 at a time.
+
+        That is the order of their keys, but for a directory bucket of AWS.
+        """
+        more: Any = {}
+        while True:
+            with self._opened(prefix, "list") as doors:
+                reply = doors.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **more)
+            yield [
+                Listed(key=one["Key"], stored_at=one["LastModified"].timestamp())
+                for one in reply.get("Contents", [])
+            ]
+            if not reply["IsTruncated"]:
+                return
+            more = {"ContinuationToken": reply["NextContinuationToken"]}
 
     def delete(self, key: str) -> None:
         with self._opened(key, "delete") as doors:

@@ -100,4 +100,6 @@ def describe(status: Status) -> str:
         parts.append(one_line(f"{status.failure.code}: {status.failure.message}"))
     if status.has_workers is False and status.state in (State.PENDING, State.RETRY):
         parts.append("(no worker is running)")
+    if status.source == "store":
+        parts.append("(by its result in the store; its record is gone)")
     return " ".join(parts)

@@ -141,8 +141,9 @@ return false
 )
 
 # KEYS record, lane, open, cancelled; ARGV ttl, task, owner, max, id, seconds until a look, for how
-# long a cancel of an unknown id holds.
-# Returns state, attempt, fence, now, submitted and, if any, what was decided: in one string.
+# long a cancel of an unknown id holds, channel, '1' to make a record where there is none.
+# Returns state, attempt, fence, now, submitted and, if any, what was decided: in one string; false
+# without a record that may be made.
 # A sender that is no visionq client has written no record: it is made here. If its task has been
 # cancelled before, it ends here, too, and a reconciler stores its result object.
 START = (
@@ -153,6 +154,7 @@ START = (
     + """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state and is_final(state) then return table.concat({state, '0', '0', now, now}, ' ') end
+if not state and ARGV[9] ~= '1' then return false end
 if not state then
   redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now)
   local cancelled = redis.call('ZSCORE', KEYS[4], ARGV[5])
@@ -180,6 +182,9 @@ end
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+if fence == 1 then -- no fence of a record before this one, which was lost: milliseconds
+  fence = redis.call('HINCRBY', KEYS[1], 'fence', t[1] * 1000 + math.floor(t[2] / 1000))
+end
 redis.call('HSET', KEYS[1], 'state', 'STARTED', 't0', now, 'owner', ARGV[3], 'max', ARGV[4])
 redis.call('HDEL', KEYS[1], 'tokens', 'code', 'message', 'retryable', 'due')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -188,6 +193,21 @@ local submitted, result = unpack(redis.call('HMGET', KEYS[1], 'at', 'result'))
 return table.concat({'STARTED', attempt, fence, now, submitted, result or nil}, ' ')
 """
 )
+
+# KEYS record, open; ARGV ttl, channel, id, '1' where the caller holds the message, state, then
+# field, value... The record of a task that has ended, made anew. Returns 1, or 0 when there is one.
+# A claim makes the hash, too: then it is for its worker to find the result.
+RESTORE = """
+local is_there = redis.call('EXISTS', KEYS[1])
+if ARGV[4] == '1' then is_there = redis.call('HEXISTS', KEYS[1], 'state') end
+if is_there == 1 then return 0 end
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', KEYS[1], 'state', ARGV[5])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[3])
+redis.call('PUBLISH', ARGV[2], ARGV[5])
+return 1
+"""
 
 # KEYS record. A record that has gone meanwhile must not come back without a TTL.
 MARK_SENT = """

@@ -44,9 +44,11 @@ from redis.exceptions import NoScriptError
 from visionq import record_scripts
 from visionq.connections import mapped_errors
 from visionq.contract import (
+    DEFAULT_TENANT,
     Failure,
     FailureCode,
     Lane,
+    Result,
     State,
     Status,
     Task,
@@ -211,6 +213,7 @@ class Records:
         self._ttl = str(ttl_seconds)
         self._create = client.register_script(record_scripts.CREATE)
         self._start = client.register_script(record_scripts.START)
+        self._restore = client.register_script(record_scripts.RESTORE)
         self._progress = client.register_script(record_scripts.PROGRESS)
         self._decide = client.register_script(record_scripts.DECIDE)
         self._decide_owed = client.register_script(record_scripts.DECIDE_OWED)
@@ -289,11 +292,29 @@ class Records:
             pipe.execute()
 
     def start(self, task: Task, *, owner: str, max_new_tokens: int) -> Attempt:
-        """Begin an attempt, unless the task is already final (then the fence is 0)."""
+        """Begin an attempt, unless the task is already final (then the fence is 0).
+
+        A task without a record gets one.
+        """
+        reply = self._begin(task, owner, max_new_tokens, makes_record=True)
+        assert reply is not None
+        return reply
+
+    def start_known(self, task: Task, *, owner: str, max_new_tokens: int) -> Attempt | None:
+        """The same of a task that has a record; None without one, and nothing is changed."""
+        return self._begin(task, owner, max_new_tokens, makes_record=False)
+
+    def _begin(
+        self, task: Task, owner: str, max_new_tokens: int, *, makes_record: bool
+    ) -> Attempt | None:
         look = str(LOOK_SECONDS)
         args = [self._ttl, encode_task(task), owner, str(max_new_tokens), task.id, look]
-        args += [str(CANCELLED_SECONDS), self._names.events(task.id)]
-        reply: str = self._run(self._start, [*self._keys(task), self._names.cancelled()], args)
+        args += [str(CANCELLED_SECONDS), self._names.events(task.id), "1" if makes_record else "0"]
+        reply: str | None = self._run(
+            self._start, [*self._keys(task), self._names.cancelled()], args
+        )
+        if reply is None:
+            return None
         state, number, fence, now, submitted, *decided = reply.split(" ", 5)
         return Attempt(
             state=State(state),
@@ -303,6 +324,32 @@ class Records:
             submitted_at=float(submitted),
             decided=decided[0] if decided else None,
         )
+
+    def restore(
+        self,
+        task_id: str,
+        task: str,
+        result: Result,
+        *,
+        ttl_seconds: int | None = None,
+        is_held: bool,
+    ) -> bool:
+        """Make the record of a task that has ended, by its result. False where there is one.
+
+        `task`: what the record is to say of it, JSON. `is_held`: by a worker that has the task's
+        message in hand, which is the caller. Without it, a task whose message anybody has claimed
+        is left to him.
+        """
+        channel, held = self._names.events(task_id), "1" if is_held else "0"
+        args = [self._ttl if ttl_seconds is None else str(ttl_seconds), channel, task_id, held]
+        args += [str(result.state), "task", task, "t1", f"{result.finished_at:.6f}"]
+        args += ["attempt", str(result.provenance.attempt or 1)]
+        if result.usage is not None:
+            args += ["tokens", str(result.usage.completion_tokens)]
+        if (failure := result.failure) is not None:
+            args += ["code", failure.code, "message", failure.message]
+            args += ["retryable", "1" if failure.retryable else "0"]
+        return bool(self._run(self._restore, self._own_keys(task_id), args))
 
     def progress(
         self, task_id: str, *, fence: int, generated_tokens: int
@@ -528,7 +575,7 @@ def _parse(
     if not isinstance(record, Mapping) or record["state"] not in State.__members__:
         return Status(id=task_id, state=State.UNKNOWN, failure=UNREADABLE)
     state = State(record["state"])
-    kind, lane = _kind_and_lane(record)
+    kind, lane, tenant = _kind_lane_and_tenant(record)
     is_waiting = state in (State.PENDING, State.RETRY) and "due" not in record
     num_before = None if lane is None else _number(record, "seq") - started[lane] - 1
     return Status(
@@ -549,6 +596,8 @@ def _parse(
         result_key=result_key(task_id),
         retry_of=record.get("retry_of"),
         has_workers=None if state.is_final else has_workers,
+        tenant=tenant,
+        source="record",
     )
 
 
@@ -597,18 +646,22 @@ def _found(reply: Any) -> Found | None:
     return Found(known, sent == "1", task_id, task[0] if task else None)
 
 
-def _kind_and_lane(record: Mapping[str, str]) -> tuple[str | None, Lane | None]:
+def _kind_lane_and_tenant(
+    record: Mapping[str, str],
+) -> tuple[str | None, Lane | None, str | None]:
     """Of the task; None for what is unknown here."""
     try:
         task = json.loads(record.get("task", ""))
     except (ValueError, RecursionError):
-        return None, None
+        return None, None, None
     if not isinstance(task, dict):
-        return None, None
+        return None, None, None
     kind, lane = task.get("kind"), task.get("lane", Lane.INTERACTIVE)
+    tenant = task.get("tenant", DEFAULT_TENANT)
     return (
         kind if isinstance(kind, str) else None,
         Lane(lane) if lane in LANES else None,
+        tenant if isinstance(tenant, str) else None,
     )
 
 

@@ -29,6 +29,7 @@ from visionq.errors import (
     WaitTimeout,
 )
 from visionq.fields import read_field
+from visionq.reconciling import StoreComparison
 from visionq.settings import ENV_NESTED, ENV_PREFIX, FILE_VARIABLE, Settings, load_settings
 from visionq.terminal import json_text, one_line, printable
 from visionq.usage import Amount
@@ -84,6 +85,9 @@ class Session:
 
     def dead_letters(self) -> DeadLetters:
         return DeadLetters.from_settings(self.settings())
+
+    def store_comparison(self) -> StoreComparison:
+        return StoreComparison.from_settings(self.settings())
 
     def settings(self, **flags: Mapping[str, Any]) -> Settings:
         """Of `visionq up`, if it runs and nothing else was named; the flags come first.

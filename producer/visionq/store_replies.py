@@ -22,7 +22,7 @@ from typing import Literal
 
 from visionq.names import INPUT_FOLDER, RESULT_FOLDER
 
-Operation = Literal["get", "put", "head", "delete", "bucket"]
+Operation = Literal["get", "put", "head", "delete", "list", "bucket"]
 
 
 class Meaning(StrEnum):
@@ -130,7 +130,7 @@ def is_refused_condition(status: int | None, code: str | None) -> bool:
 
 
 def _of_404(code: str, asked: Asked) -> Meaning:
-    if asked.operation == "bucket":
+    if asked.operation in ("list", "bucket"):
         return Meaning.NO_BUCKET
     is_said = code in ("NoSuchKey", "NoSuchVersion")
     # The reply to a HEAD has no body that could say more.

@@ -25,6 +25,7 @@ from visionq.errors import (
     TaskExpired,
     TaskFailed,
     TaskRevoked,
+    TaskUnknown,
     UrlsNotAllowed,
 )
 from visionq.estimates import Demand, Estimate, demand, estimate
@@ -37,7 +38,7 @@ from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
 from visionq.records import Found, Key, New, QueueLimits, Records
-from visionq.stored_results import stored_result
+from visionq.stored_results import StoredResults, status_of, stored_result
 from visionq.submissions import MAX_SECONDS, Submission, as_list, draft
 from visionq.watch import Watch
 
@@ -92,6 +93,7 @@ class Submitter:
     def __init__(self, parts: Parts) -> None:
         self.store = ObjectStore(parts.store, timeout_seconds=parts.store_timeout_seconds)
         client = connect(parts.broker, timeout_seconds=parts.timeout_seconds)
+        self.stored = StoredResults(self.store)
         self.fleets = Fleets(client, parts.names)
         self.records = Records(
             client,
@@ -150,14 +152,37 @@ class Submitter:
         raise_for_state(status)
         key = result_key(status.id)
         try:
-            return stored_result(self.store, status.id)
+            found = stored_result(self.store, status.id)
         except ObjectMissing as exc:
             raise ResultGone(f"task {status.id} was answered, but {key} is gone") from exc
         except InvalidTask as exc:
             raise ResultUnreadable(f"{key} cannot be read: {exc}") from exc
+        if status.tenant is not None and found.tenant != status.tenant:
+            raise ResultGone(f"task {status.id} was answered, but {key} is another tenant's")
+        return found
+
+    def status_in_store(self, task_id: str, unknown: TaskUnknown) -> Status:
+        """The final status of a task without a record. Raises `unknown` where it has no result.
+
+        Raises `ResultUnreadable` and `StorageError`, too.
+        """
+        return status_of(task_id, self._in_store(task_id, unknown))
+
+    def result_in_store(self, task_id: str, unknown: TaskUnknown) -> Result:
+        """As `status_in_store`, its answer. Raises what stands in the way of one, too."""
+        found = self._in_store(task_id, unknown)
+        raise_for_state(status_of(task_id, found))
+        return found
+
+    def _in_store(self, task_id: str, unknown: TaskUnknown) -> Result:
+        found = self.stored.find(task_id)
+        if found is None:
+            raise unknown
+        return found
 
     def close(self) -> None:
         self._publisher.close()
+        self.stored.close()
         self.records.close()
         self.store.close()
 

@@ -13,6 +13,7 @@ from tests.faults import (
     rows_mixed,
     rows_outages,
     rows_primaries,
+    rows_records,
     rows_redis,
     rows_store,
     rows_workers,
@@ -91,5 +92,6 @@ ROWS: Mapping[int, Row] = {
     39: Row("named by sentinels", rows_primaries.named_by_sentinels),
     47: Row("Redis away for long", rows_outages.away_for_long),
     43: Row("store misbehaves", rows_store.store_misbehaves),
+    42: Row("records gone", rows_records.records_gone),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,6 +186,14 @@ class Scene:
             store.put(key, content)
         store.close()
         return keys
+
+    def lose_records(self, task_ids: Sequence[str]) -> None:
+        """Delete the records of tasks. One that was settled stays so for the scene."""
+        statuses = self.client.status_many(task_ids)
+        settled = {one.id for one in statuses if one.is_done and self.gate.has(one.id)}
+        if task_ids:
+            self.raw.delete(*[self.names.record(task_id) for task_id in task_ids])
+        self._settled.update(settled)
 
     def wait_until_idle(self, *, seconds: float = 30.0) -> None:
         """Everything accepted so far is settled."""

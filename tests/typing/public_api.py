@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from PIL import Image
 from pydantic import BaseModel
@@ -125,6 +125,8 @@ def watch(handle: TaskHandle) -> None:
     assert_type(status.is_done, bool)
     assert_type(status.failure, Failure | None)
     assert_type(status.has_workers, bool | None)
+    assert_type(status.tenant, str | None)
+    assert_type(status.source, Literal["record", "store"] | None)
 
 
 def read(handle: TaskHandle) -> str:
@@ -166,6 +168,7 @@ def ask_for_a_type(client: Client, handle: TaskHandle) -> str:
 def use_a_client_by_ids(client: Client, task_id: str) -> None:
     assert_type(client.task(task_id), TaskHandle)
     assert_type(client.status(task_id), Status)
+    assert_type(client.status_many([task_id], look_in_store=True), list[Status])
     assert_type(client.wait(task_id, 60), Status)
     assert_type(client.result(task_id, timeout=None), Result)
     assert_type(client.cancel(task_id), State)

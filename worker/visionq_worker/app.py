@@ -273,7 +273,8 @@ def _execute(
         return executor.end(task, TaskError(FailureCode.EXPIRED, message))
     # Kept in any case: whoever sent it knows of no record, and is to be told by Celery's result.
     executor.keep_options(task_id, canvas or "{}")
-    executor.delay(task, delay_seconds)
+    if ended := executor.delay(task, delay_seconds):
+        return ended
     raise Ignore
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from visionq.contract import FailureCode, Result, dump_result, read_result
+from visionq.contract import FailureCode, Result, dump_result, encode_task, read_result
 from visionq.errors import (
     BrokerUnavailable,
     InvalidTask,
@@ -29,6 +29,7 @@ from visionq_worker.postponing import failure_fields
 from visionq_worker.store_probe import KeyRefused, read_unless_refused
 
 if TYPE_CHECKING:
+    from visionq.contract import Task
     from visionq.objects import ObjectStore
     from visionq.records import Records
     from visionq_worker.gate import StoreGate
@@ -99,6 +100,25 @@ class Commits:
             run.seconds["store"] = 0.0
             self._report(run, left)
         return left
+
+    def restore(self, task: Task) -> Result | None:
+        """End a task without a record with the result that it has left in the store, if any.
+
+        A client has written a record, which was lost then: only the store knows whether the task
+        was answered. Nothing is written before it is asked, so that no status goes back.
+        Raises `StorageError` and `BrokerUnavailable`.
+        """
+        try:
+            read = partial(stored_result, self._store, task.id)
+            stored = read_unless_refused(self._store, read)
+        except (KeyRefused, ObjectMissing, InvalidTask):
+            return None
+        if stored.failure is not None and stored.failure.code == FailureCode.WORKER_LOST:
+            return None  # a dead letter that is replayed
+        if not self._records.restore(task.id, encode_task(task), stored, is_held=True):
+            return None  # there is a record again
+        log.warning("task %s had lost its record; its result is in the store", task.id)
+        return stored
 
     def pay(self, run: Run, result: Result, tell: Callable[[], None]) -> None:
         """Store the result of a task that has ended without one, and `tell`, at least once.

@@ -101,6 +101,8 @@ class Executor:
         Raises `Postponed` when the task has to go back into the queue through no fault of its own.
         """
         attempt = self._start(task)
+        if isinstance(attempt, Result):
+            return attempt
         if attempt.state.is_final:
             return attempt.state
         run = Run(task=task, attempt=attempt)
@@ -119,6 +121,8 @@ class Executor:
     def end(self, task: Task, error: TaskError) -> Result | State:
         """Commit the failure of a task that is not to be run, if it has not been answered yet."""
         attempt = self._start(task)
+        if isinstance(attempt, Result):
+            return attempt
         if attempt.state.is_final:
             return attempt.state
         run = Run(task=task, attempt=attempt)
@@ -139,16 +143,20 @@ class Executor:
         except BrokerUnavailable as error:
             raise Postponed(str(error)) from error
 
-    def delay(self, task: Task, seconds: float) -> None:
+    def delay(self, task: Task, seconds: float) -> Result | None:
         """Leave the task to its record until it may start. One that is there already counts.
 
-        Raises `Postponed`.
+        Returns the result of a task that has no record and has one in the store. Raises
+        `Postponed`.
         """
         try:
+            if not self._records.status(task.id).is_known and (left := self._restored(task)):
+                return left
             self._records.create(task, delay_seconds=seconds)
             self._records.cancel_remembered(task.id)
         except BrokerUnavailable as error:
             raise Postponed(str(error)) from error
+        return None
 
     def other_state(self, task_id: str) -> State:
         """The state of the task that has this id; UNKNOWN without one, and for a stub.
@@ -181,15 +189,27 @@ class Executor:
         """What a finished task has left in the store. Raises `StorageError` and `InvalidTask`."""
         return stored_result(self._store, task_id)
 
-    def _start(self, task: Task) -> Attempt:
+    def _start(self, task: Task) -> Attempt | Result:
+        """A new attempt; without a record the result, if the store has one. Raises `Postponed`."""
         kind = self._kinds.get(task.kind)
-        max_new_tokens = task.options.max_new_tokens or (kind.max_new_tokens if kind else 0)
+        most = task.options.max_new_tokens or (kind.max_new_tokens if kind else 0)
+        owner = self._maker.worker
         try:
-            return self._records.start(
-                task, owner=self._maker.worker, max_new_tokens=max_new_tokens
-            )
+            attempt = self._records.start_known(task, owner=owner, max_new_tokens=most)
+            if attempt is not None:
+                return attempt
+            left = self._restored(task)
+            return left or self._records.start(task, owner=owner, max_new_tokens=most)
         except BrokerUnavailable as error:
             raise Postponed(str(error)) from error
+
+    def _restored(self, task: Task) -> Result | None:
+        """As `Commits.restore`. Raises `Postponed` while the store is away."""
+        try:
+            return self._commits.restore(task)
+        except StorageError as error:
+            self._store_gate.shut()
+            raise Postponed(f"without a record the store has to be asked: {error}") from error
 
     def _finish_earlier(self, run: Run) -> Result | None:
         try:

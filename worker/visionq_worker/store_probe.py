@@ -73,7 +73,7 @@ def try_beside(store: ObjectStore, asked: Asked) -> bool:
     Raises as the operation itself does, where it fails there, too. False where the object may not
     be written there, and elsewhere it may.
     """
-    if asked.operation == "bucket":
+    if asked.operation in ("list", "bucket"):
         store.check_bucket()
     elif asked.operation in ("put", "delete"):
         store.put(_probe_in(asked.folder), PROBE)
