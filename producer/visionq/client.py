@@ -68,6 +68,7 @@ class _BaseClient(Generic[Submitted]):
         kinds: Mapping[str, Kind] = BUILTIN_KINDS,
         record_ttl_seconds: int = RECORD_TTL_SECONDS,
         limits: QueueLimits = DEFAULT_LIMITS,
+        replicas_to_confirm: int = 0,
         timeout_seconds: float = TIMEOUT_SECONDS,
         store_timeout_seconds: float = STORE_TIMEOUT_SECONDS,
     ) -> None:
@@ -78,6 +79,7 @@ class _BaseClient(Generic[Submitted]):
             kinds=kinds,
             record_ttl_seconds=record_ttl_seconds,
             limits=limits,
+            replicas_to_confirm=replicas_to_confirm,
             timeout_seconds=timeout_seconds,
             store_timeout_seconds=store_timeout_seconds,
         )
@@ -113,6 +115,7 @@ class _BaseClient(Generic[Submitted]):
                 max_waiting=settings.broker.max_waiting,
                 max_waiting_per_tenant=settings.broker.max_waiting_per_tenant,
             ),
+            replicas_to_confirm=settings.broker.replicas_to_confirm,
             timeout_seconds=settings.broker.timeout_seconds,
             store_timeout_seconds=settings.storage.timeout_seconds,
         )
