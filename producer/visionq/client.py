@@ -106,7 +106,7 @@ class _BaseClient(Generic[Submitted]):
         """A client as settings.toml and the environment say, or as the settings given."""
         settings = settings_or_default(settings)
         return cls(
-            settings.broker.url.get_secret_value(),
+            settings.broker.address(),
             settings.storage.address(),
             namespace=settings.broker.namespace,
             kinds=settings.kinds,

@@ -74,6 +74,9 @@ class BrokerSettings(_Section):
     """Redis or Valkey: the queue, the records, and Celery's own results."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    tls_ca_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
     namespace: Name = "visionq"
     timeout_seconds: Seconds = 2.0
     record_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=60)
@@ -86,12 +89,17 @@ class BrokerSettings(_Section):
     @field_validator("url")
     @classmethod
     def _is_redis(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(("redis://", "rediss://")):
-            raise ValueError("must start with redis:// or rediss://")
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
         return url
 
     def address(self) -> BrokerAddress:
-        return BrokerAddress(self.url.get_secret_value())
+        return BrokerAddress(
+            self.url.get_secret_value(),
+            tls_ca_file=self.tls_ca_file,
+            tls_cert_file=self.tls_cert_file,
+            tls_key_file=self.tls_key_file,
+        )
 
 
 def _reveal(secret: SecretStr | None) -> str | None:

@@ -108,11 +108,11 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     for set_up in (signals.after_setup_logger, signals.after_setup_task_logger):
         set_up.connect(_redact)
     names = Names(settings.broker.namespace)
-    url = settings.broker.url.get_secret_value()
+    service = Service(settings, load or (lambda: _load(settings)))
+    url = settings.broker.address().celery_url
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)
     queues = [names.queue(lane) for lane in Lane]
-    service = Service(settings, load or (lambda: _load(settings)))
     app.visionq_service = service
     app.conf.update(
         _conf(settings),
