@@ -12,6 +12,7 @@ from tests.faults import (
     rows_messages,
     rows_mixed,
     rows_redis,
+    rows_replicas,
     rows_store,
     rows_workers,
 )
@@ -85,5 +86,6 @@ ROWS: Mapping[int, Row] = {
     34: Row("scaled up and down", rows_workers.scaled_up_and_down),
     35: Row("cancelled", rows_messages.cancelled),
     36: Row("mixed", rows_mixed.mixed),
+    40: Row("replicas confirm", rows_replicas.replicas_confirm),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""
