@@ -111,6 +111,7 @@ class Replicated:
         self._front.point_to(self._primary)
 
     def _start(self, port: int) -> None:
+        assert not self._answers(port), "it runs already"
         self._servers[port].start()
         wait_until(lambda: self._answers(port), seconds=READY_SECONDS, what="Redis to start")
 

@@ -53,7 +53,7 @@ def _primaries_lost(world: World, *, num_replicas: int) -> Report:
     num_rounds, count = world.pick((2, 40), (12, 60))
     with _scene(world, f"lost-{num_replicas}", num_replicas=num_replicas) as (pair, scene):
         for number in range(num_rounds):
-            if number:
+            if number and not num_replicas:
                 pair.start_replica()
             enough = len(scene.producer.accepted) + scene.random.randint(5, count // 2)
             with ThreadPoolExecutor(NUM_THREADS) as pool:
