@@ -184,8 +184,9 @@ class Client(_BaseClient["TaskHandle"]):
         Raises `InvalidTask` before anything is sent, `PromptTooLong` among them where no worker
         has a context for it; `StorageError` when an image cannot be uploaded, `QueueFull` when too
         many tasks wait, `IdempotencyConflict` when the key is in use for something else,
-        `BrokerUnavailable` when Redis cannot be reached; after the last one, submitting again with
-        the same `idempotency_key` is safe.
+        `BrokerUnavailable` when Redis cannot be reached, and `NotReplicated`, which is one, when
+        too few replicas confirm; after the last two, submitting again with the same
+        `idempotency_key` is safe.
         """
         submission = Submission(kind, images, question, options)
         return TaskHandle(self, self._submitter.submit(submission), submission.model)

@@ -182,3 +182,19 @@ def test_model_folder_without_weights_is_one_line(idle: Env, tmp_path: Path) -> 
     (folder / "model.safetensors").unlink()
     (line,) = failures(idle | {"VISIONQ_MODEL__SOURCE": str(folder)})
     assert line == f"FAIL model: {folder} holds no weights (*.safetensors)"
+
+
+def test_redis_that_no_replica_follows_is_named_where_replicas_have_to_confirm(idle: Env) -> None:
+    asked = idle | {
+        "VISIONQ_BROKER__REPLICAS_TO_CONFIRM": "1",
+        "VISIONQ_BROKER__TIMEOUT_SECONDS": "0.4",
+    }
+    result = visionq_worker(asked, "check", "--quick")
+    assert result.exit_code == 1
+    broker, replicas, bucket = result.stdout.splitlines()
+    assert (broker[:4], bucket[:4]) == ("ok  ", "ok  ")
+    assert replicas == (
+        "FAIL replicas: 0 of 1 replicas of Redis have confirmed the write within 0.3 s "
+        "(broker.replicas_to_confirm): no task can be accepted; let replicas follow this Redis, "
+        "or lower it"
+    )

@@ -246,7 +246,7 @@ class _ReplicaLog:
             is_new, self._are_missing = not self._are_missing, True
         if is_new:
             log.warning(
-                "tasks that have ended keep their messages until replicas have it: %s", error
+                "tasks that have ended keep their messages until replicas confirm it: %s", error
             )
 
     def confirmed(self) -> None:
