@@ -19,7 +19,7 @@ CERTIFICATE_RULES = {
 }
 """By the words of `ssl_cert_reqs` in a URL."""
 
-_CERTIFICATE, _KEY, _ENCRYPTED = "-----BEGIN CERTIFICATE-----", "PRIVATE KEY-----", "ENCRYPTED"
+_CERTIFICATE, _KEY, _ENCRYPTED = "CERTIFICATE-----", "PRIVATE KEY-----", "ENCRYPTED"
 
 SHOW_A_CERTIFICATE = (
     "set broker.tls_cert_file and broker.tls_key_file to a certificate that Redis accepts"
@@ -44,6 +44,10 @@ class NoHandshake(TimeoutError):
     """The other side has taken the connection, and says nothing about encryption."""
 
 
+class UnusableFile(OSError):
+    """A file that could be used when the process began cannot be used any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
     """Paths of PEM files. Without `ca_file` the system's authorities are trusted, else only its."""
@@ -54,7 +58,17 @@ class Tls:
     rule: str = "required"
 
     def new_context(self) -> ssl.SSLContext:
-        """Raises `OSError`, of which `ssl.SSLError` is one, for files that cannot be used."""
+        """Raises `UnusableFile`, which says which one."""
+        try:
+            return self._new_context()
+        except OSError as error:
+            try:
+                self.check()
+            except SettingsError as found:
+                raise UnusableFile(error.errno or 0, str(found)) from error
+            raise  # it is being renewed just now
+
+    def _new_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.ca_file)
         context.check_hostname = self.rule != "none"
         context.verify_mode = CERTIFICATE_RULES[self.rule]
@@ -76,7 +90,7 @@ class Tls:
             else:
                 _require("broker.tls_key_file", self.key_file, _KEY)
         try:
-            self.new_context()
+            self._new_context()
         except OSError as error:
             raise SettingsError(self._explain(error)) from error
 
@@ -112,6 +126,8 @@ def tls_advice(error: BaseException) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, NoHandshake):
             return _NO_HANDSHAKE
+        if isinstance(cause, UnusableFile):
+            return "see that the file is whole and may be read"
         said = str(cause).lower()
         if isinstance(cause, ssl.SSLError) or "[ssl" in said or "(_ssl.c:" in said:
             found = (advice for part, advice in _ADVICE.items() if part in said)

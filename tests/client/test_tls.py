@@ -161,6 +161,28 @@ def test_renewed_certificate_is_used_without_a_restart(
         assert client.recent() == []
 
 
+def test_file_that_has_gone_since_the_start_is_named(
+    proxied: Callable[..., str], ours: Papers, tmp_path: Path
+) -> None:
+    kept = tmp_path / "ca.pem"
+    kept.write_bytes(ours.ca.read_bytes())
+    held = reached(proxied(), Papers(kept, ours.cert, ours.key))
+
+    async def status() -> None:
+        async with AsyncClient(held) as client:
+            kept.unlink()
+            await client.recent()
+
+    with Client(held) as client:
+        kept.unlink()
+        with pytest.raises(BrokerUnavailable, match=r"tls_ca_file cannot be read: .*ca\.pem"):
+            client.recent()
+        kept.write_bytes(ours.ca.read_bytes())
+        assert client.recent() == []
+    with pytest.raises(BrokerUnavailable, match="see that the file is whole and may be read"):
+        asyncio.run(status())
+
+
 ANY_VERSION = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 TRUST = "set broker.tls_ca_file"
 SHOW = "set broker.tls_cert_file and broker.tls_key_file"
