@@ -27,6 +27,7 @@ from visionq.errors import BrokerUnavailable
 from visionq.names import TASK_NAME, Names
 from visionq.per_process import PerProcess
 from visionq.redaction import redacted
+from visionq.tls import tls_advice
 
 MAX_PRODUCERS = 10
 """Threads that publish at once; a further one waits for its turn."""
@@ -60,7 +61,7 @@ class _Doors:
     """An application, which builds messages, and a pool of connections, which is empty yet."""
 
     def __init__(self, broker: BrokerAddress, timeout_seconds: float) -> None:
-        self.app = Celery("visionq-producer", broker=broker.server_url, set_as_current=False)
+        self.app = Celery("visionq-producer", broker=broker.celery_url, set_as_current=False)
         self.app.conf.update(
             task_serializer="json",
             broker_transport="visionq.channels:Transport",
@@ -181,4 +182,6 @@ def _mapped_errors() -> Iterator[None]:
         yield
     except (KombuError, OperationalError, RedisError, OSError) as exc:
         said = redacted(f"{type(exc).__name__}: {exc}")
+        if advice := tls_advice(exc):
+            said = f"{said.rstrip('.')}; {advice}"
         raise BrokerUnavailable(f"publishing failed: {said}") from exc

@@ -71,6 +71,7 @@ class _BaseClient(Generic[Submitted]):
         kinds: Mapping[str, Kind] = BUILTIN_KINDS,
         record_ttl_seconds: int = RECORD_TTL_SECONDS,
         limits: QueueLimits = DEFAULT_LIMITS,
+        replicas_to_confirm: int = 0,
         timeout_seconds: float = TIMEOUT_SECONDS,
         store_timeout_seconds: float = STORE_TIMEOUT_SECONDS,
     ) -> None:
@@ -81,6 +82,7 @@ class _BaseClient(Generic[Submitted]):
             kinds=kinds,
             record_ttl_seconds=record_ttl_seconds,
             limits=limits,
+            replicas_to_confirm=replicas_to_confirm,
             timeout_seconds=timeout_seconds,
             store_timeout_seconds=store_timeout_seconds,
         )
@@ -122,6 +124,7 @@ class _BaseClient(Generic[Submitted]):
                 max_waiting=settings.broker.max_waiting,
                 max_waiting_per_tenant=settings.broker.max_waiting_per_tenant,
             ),
+            replicas_to_confirm=settings.broker.replicas_to_confirm,
             timeout_seconds=settings.broker.timeout_seconds,
             store_timeout_seconds=settings.storage.timeout_seconds,
         )
@@ -190,8 +193,9 @@ class Client(_BaseClient["TaskHandle"]):
         Raises `InvalidTask` before anything is sent, `PromptTooLong` among them where no worker
         has a context for it; `StorageError` when an image cannot be uploaded, `QueueFull` when too
         many tasks wait, `IdempotencyConflict` when the key is in use for something else,
-        `BrokerUnavailable` when Redis cannot be reached; after the last one, submitting again with
-        the same `idempotency_key` is safe.
+        `BrokerUnavailable` when Redis cannot be reached, and `NotReplicated`, which is one, when
+        too few replicas confirm; after the last two, submitting again with the same
+        `idempotency_key` is safe.
         """
         submission = Submission(kind, images, question, options)
         return TaskHandle(self, self._submitter.submit(submission), submission.model)

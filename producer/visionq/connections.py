@@ -25,6 +25,7 @@ from visionq.per_process import PerProcess
 from visionq.primaries import NoPrimary, WrongServer
 from visionq.redaction import redacted
 from visionq.server_connections import pool_options
+from visionq.tls import tls_advice
 
 __all__ = ["WrongServer", "connect", "explain", "mapped_errors"]
 
@@ -114,9 +115,11 @@ def connect(
 
     A connection that died while pooled, or leads to a server that is the primary no longer, is
     replaced once; every script here may safely run twice. Raises `SettingsError` for a URL that is
-    none.
+    none, and for certificates that cannot be used.
     """
     address = as_address(broker)
+    if (tls := address.tls) is not None:
+        tls.check()
     try:
         build = partial(_new_pool, address, timeout_seconds, gives_text=gives_text)
         return _Client(PerProcess(build, _close_idle))
@@ -133,12 +136,14 @@ def _new_pool(
     "localhost".encode("idna")
     redis.Connection()  # type: ignore[no-untyped-call]
     retry = _RetryOnce(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+    options = pool_options(address)
+    if "path" not in options:  # a Unix socket knows nothing of it
+        options["socket_keepalive"] = True
     pool = redis.ConnectionPool(
-        **pool_options(address),
+        **options,
         decode_responses=gives_text,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
-        socket_keepalive=True,
         # One record that somebody has spoilt must not spoil the reading of the others.
         encoding_errors="replace",
         retry=retry,
@@ -167,6 +172,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, NoPrimary):
         return str(error)
     said = redacted(f"Redis: {type(error).__name__}: {error}")
+    if advice := tls_advice(error):
+        return f"{said.rstrip('.')}; {advice}"
     if " connecting to " not in said:  # redis-py has no class of its own for that
         return said
     return f"{said.rstrip('.')}; set broker.url ({URL_VARIABLE}), or run `visionq up` here"

@@ -18,6 +18,7 @@
     ├── IdempotencyConflict      the key is in use for other content; carries the `task_id`
     ├── QueueFull                too many tasks wait; carries `retry_after_seconds`
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
+    │   └── NotReplicated        fewer replicas than wanted have confirmed a write in time
     ├── StorageError             the object store refused or did not answer; carries its `status`
     │   ├── StorageUnavailable   it passes; the call may be repeated
     │   ├── StorageDenied        credentials, clock or policy are to be mended
@@ -176,6 +177,10 @@ class QueueFull(VisionqError):
 
 class BrokerUnavailable(VisionqError):
     """Redis cannot be reached or does not answer."""
+
+
+class NotReplicated(BrokerUnavailable):
+    """Fewer replicas of Redis than `broker.replicas_to_confirm` have confirmed a write in time."""
 
 
 class StorageError(VisionqError):

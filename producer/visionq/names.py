@@ -47,6 +47,10 @@ class Names:
         """When open tasks were last looked at, and by how much Redis's clock was set back then."""
         return f"{self.namespace}:clock"
 
+    def replicated(self) -> str:
+        """Written before replicas are asked what they have; holds nothing."""
+        return f"{self.namespace}:replicated"
+
     def known(self, work_key: str) -> str:
         """Holds the id of the task that was last answered for this work."""
         return f"{self.namespace}:known:{work_key}"

@@ -57,11 +57,13 @@ from visionq.contract import (
 )
 from visionq.errors import (
     IdempotencyConflict,
+    NotReplicated,
     QueueFull,
     SettingsError,
     VisionqError,
 )
 from visionq.names import Names, result_key
+from visionq.replication import NO_REPLICAS, Replicas
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
@@ -196,7 +198,10 @@ UNREADABLE = Failure(
 class Records:
     """Synchronous access to the records. Thread-safe: redis-py pools its connections.
 
-    Every method raises `BrokerUnavailable` when Redis cannot be reached or refuses.
+    Every method raises `BrokerUnavailable` when Redis cannot be reached or refuses. Those that a
+    caller relies on afterwards (`create`, `create_many`, `cancel`, a final `move`) raise
+    `NotReplicated` where too few replicas have confirmed it in time: at the primary it is done, and
+    the same call again asks again.
     """
 
     def __init__(
@@ -206,8 +211,10 @@ class Records:
         *,
         ttl_seconds: int,
         limits: QueueLimits = DEFAULT_LIMITS,
+        replicas: Replicas = NO_REPLICAS,
     ) -> None:
         self._redis = client
+        self._replicas = replicas
         self._limits = limits
         self._names = names
         self._ttl = str(ttl_seconds)
@@ -239,44 +246,62 @@ class Records:
         `IdempotencyConflict`.
         """
         new = New(task, delay_seconds, key)
-        reply = self._run(self._create, self._keys(task, key), self._args(new))
+        reply, confirmed = self._run_confirmed(self._create, self._keys(task, key), self._args(new))
         if refusal := _refusal(reply, self._limits):
             raise refusal
-        return _found(reply)
+        found = _found(reply)
+        if found is None or not found.is_over:
+            self._replicas.require(confirmed)
+        return found
 
     def create_many(self, all_new: Sequence[New]) -> list[tuple[Task, Found | None]]:
         """`create` for many tasks, pipelined: all of them, or none when a refusal is raised.
 
         Returns each task with what was found; one that is a retry has an id of its own then.
         """
-        given, replies = list(all_new), self._create_all(all_new)
+        given = list(all_new)
+        replies, confirmed = self._create_all(all_new)
         refusal = self._first_refusal(replies)
         retries = [n for n, reply in enumerate(replies) if (one := _found(reply)) and one.is_over]
         if retries and refusal is None:
             for number in retries:
                 given[number] = given[number].as_retry()
-            again = self._create_all([given[number] for number in retries])
+            again, confirmed = self._create_all([given[number] for number in retries])
             for number, reply in zip(retries, again, strict=True):
                 replies[number] = reply
             refusal = self._first_refusal(again)
+        made = [new for new, reply in zip(given, replies, strict=True) if reply is None]
         if refusal is not None:
-            made = [new for new, reply in zip(given, replies, strict=True) if reply is None]
-            self._take_back(made)
+            self.take_back(made)
             raise refusal
+        try:
+            self._replicas.require(confirmed)
+        except NotReplicated:
+            # Of a key's task, somebody else may have been told meanwhile that it is accepted.
+            self.take_back([new for new in made if new.key is None])
+            raise
         return [(new.task, _found(reply)) for new, reply in zip(given, replies, strict=True)]
 
-    def _create_all(self, all_new: Sequence[New]) -> list[Any]:
+    def _create_all(self, all_new: Sequence[New]) -> tuple[list[Any], int]:
+        """The replies, and how many replicas have confirmed all of it."""
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
             for new in all_new:
                 self._create(self._keys(new.task, new.key), self._args(new), client=pipe)
-            return pipe.execute()
+            if not self._replicas.num:
+                return pipe.execute(), 0
+            self._replicas.queue_wait(pipe, self._names.replicated())
+            *replies, _, confirmed = pipe.execute()
+            return replies, confirmed
 
     def _first_refusal(self, replies: Iterable[Any]) -> VisionqError | None:
         refusals = (_refusal(reply, self._limits) for reply in replies)
         return next((refusal for refusal in refusals if refusal), None)
 
-    def _take_back(self, made: Sequence[New]) -> None:
-        """The latest first: of a key's tasks, each then finds the one before it as it was."""
+    def take_back(self, made: Sequence[New]) -> None:
+        """Remove the records of tasks that were not accepted after all, and still wait.
+
+        The latest first: of a key's tasks, each then finds the one before it as it was.
+        """
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
             for new in reversed(made):
                 first_id = [new.key.first_id] if new.key else []
@@ -388,7 +413,20 @@ class Records:
         args = [str(fence), str(state), self._ttl, self._names.events(task_id), task_id]
         for name, value in more.items():
             args += [name, value]
-        return bool(self._run(self._move, keys, args))
+        if not state.is_final:
+            return bool(self._run(self._move, keys, args))
+        reply, confirmed = self._run_confirmed(self._move, keys, args)
+        self._replicas.require(confirmed)
+        return bool(reply)
+
+    def confirm(self) -> None:
+        """Return when enough replicas have everything that was written so far."""
+        if not self._replicas.num:
+            return
+        with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
+            self._replicas.queue_wait(pipe, self._names.replicated())
+            _, confirmed = pipe.execute()
+        self._replicas.require(confirmed)
 
     def postpone(
         self,
@@ -479,7 +517,9 @@ class Records:
         keys = [*self._own_keys(task_id), self._names.cancelled(), *lanes]
         args = [self._names.events(task_id), task_id, self._ttl]
         args += [str(CANCELLED_SECONDS), str(MAX_CANCELLED), which, *LANES]
-        return state_of(self._run(self._cancel, keys, args))
+        reply, confirmed = self._run_confirmed(self._cancel, keys, args)
+        self._replicas.require(confirmed, "; cancel the task again")
+        return state_of(reply)
 
     def status(self, task_id: str) -> Status:
         keys = [self._names.record(task_id), self._names.workers()]
@@ -533,6 +573,31 @@ class Records:
                 return self._redis.evalsha(script.sha, len(keys), *keys, *args)
             except NoScriptError:
                 return script(keys, args)
+
+    def _run_confirmed(
+        self, script: Script, keys: Sequence[str], args: Sequence[str] = ()
+    ) -> tuple[Any, int]:
+        """The script's reply, and how many replicas have what it wrote or found.
+
+        In one round trip; without replicas to ask, as `_run`.
+        """
+        if not self._replicas.num:
+            return self._run(script, keys, args), 0
+        with mapped_errors():
+            try:
+                return self._run_and_wait(script, keys, args)
+            except NoScriptError:
+                self._redis.script_load(script.script)
+                return self._run_and_wait(script, keys, args)
+
+    def _run_and_wait(
+        self, script: Script, keys: Sequence[str], args: Sequence[str]
+    ) -> tuple[Any, int]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.evalsha(script.sha, len(keys), *keys, *args)
+            self._replicas.queue_wait(pipe, self._names.replicated())
+            reply, _, confirmed = pipe.execute()
+        return reply, int(confirmed)
 
 
 def queue_status(pipe: Any, names: Names, task_ids: Iterable[str]) -> None:

@@ -10,6 +10,8 @@ TCP, TLS and Unix sockets, synchronous and for asyncio, with the same steps.
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -36,6 +38,7 @@ from visionq.primaries import (
 )
 from visionq.sentinel_urls import is_sentinel_url
 from visionq.sentinels import Sentinels
+from visionq.tls import SHOW_A_CERTIFICATE, NoHandshake, Tls, tls_advice
 
 _ERROR_REPLIES = (redis.ResponseError, BusyLoadingError)
 _UNREACHED = (redis.ConnectionError, redis.TimeoutError)
@@ -175,12 +178,32 @@ class Plain(ToPrimary, redis.Connection):
     """Over TCP."""
 
 
-class Tls(ToPrimary, redis.SSLConnection):
-    """Over TLS."""
+class Encrypted(ToPrimary, redis.SSLConnection):
+    """Over TLS. redis-py would trust the system's authorities beside the one that is named."""
+
+    def __init__(self, *, tls: Tls, **options: Any) -> None:
+        super().__init__(**options)
+        self._tls = tls
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
+        try:
+            return self._tls.new_context().wrap_socket(sock, server_hostname=self.host)
+        except TimeoutError as error:
+            raise NoHandshake from error
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        try:
+            super().on_connect_check_health(check_health)
+        except redis.ConnectionError as error:
+            if (refusal := _refusal(error)) is None:
+                raise
+            raise refusal from error
 
 
 class Unix(ToPrimary, UnixDomainSocketConnection):
-    """Over a Unix socket."""
+    """Over a Unix socket. redis-py counts a time-out by host and port, which there are none of."""
+
+    host, port = "", 0
 
 
 class AsyncToPrimary(aio.AbstractConnection):
@@ -316,8 +339,23 @@ class AsyncPlain(AsyncToPrimary, aio.Connection):
     """Over TCP."""
 
 
-class AsyncTls(AsyncToPrimary, aio.SSLConnection):
+class AsyncEncrypted(AsyncToPrimary, aio.SSLConnection):
     """Over TLS."""
+
+    def __init__(self, *, tls: Tls, **options: Any) -> None:
+        super().__init__(**options)
+        self._tls = tls
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {"host": self.host, "port": self.port, "ssl": self._tls.new_context()}
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        try:
+            await super().on_connect_check_health(check_health)
+        except redis.ConnectionError as error:
+            if (refusal := _refusal(error)) is None:
+                raise
+            raise refusal from error
 
 
 class AsyncUnix(AsyncToPrimary, aio.UnixDomainSocketConnection):
@@ -326,7 +364,7 @@ class AsyncUnix(AsyncToPrimary, aio.UnixDomainSocketConnection):
 
 _CLASSES: Mapping[type, tuple[type[ToPrimary], type[AsyncToPrimary]]] = {
     redis.Connection: (Plain, AsyncPlain),
-    redis.SSLConnection: (Tls, AsyncTls),
+    redis.SSLConnection: (Encrypted, AsyncEncrypted),
     UnixDomainSocketConnection: (Unix, AsyncUnix),
 }
 
@@ -337,6 +375,9 @@ def pool_options(address: BrokerAddress, *, is_async: bool = False) -> dict[str,
     classes = _CLASSES[options.get("connection_class", redis.Connection)]
     options["connection_class"] = classes[is_async]
     options["primary"] = primary_of(address)
+    if (tls := address.tls) is not None:
+        options = {name: options[name] for name in options if not name.startswith("ssl_")}
+        options["tls"] = tls
     return options
 
 
@@ -351,6 +392,17 @@ async def _next_of(found: Iterator[Place | None], *, is_instant: bool) -> list[P
     if is_instant:
         return list(islice(found, 1))
     return await asyncio.to_thread(lambda: list(islice(found, 1)))
+
+
+def _refusal(error: redis.ConnectionError) -> redis.ConnectionError | None:
+    """What to say of an encrypted connection that has ended with its first words.
+
+    With TLS 1.3 a server looks at the certificate of a client when that has begun to talk; where it
+    refuses, the client may find the connection closed before it has read why.
+    """
+    if type(error) is not redis.ConnectionError or tls_advice(error):
+        return None
+    return redis.ConnectionError(f"{error}; if the client is refused, {SHOW_A_CERTIFICATE}")
 
 
 def _errors_in(reply: object) -> Iterator[redis.ResponseError]:

@@ -74,6 +74,9 @@ class BrokerSettings(_Section):
     """Redis or Valkey: the queue, the records, and Celery's own results."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    tls_ca_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
     sentinel_user: str | None = None
     sentinel_password: SecretStr | None = None
     namespace: Name = "visionq"
@@ -83,6 +86,7 @@ class BrokerSettings(_Section):
     max_attempts: int = Field(default=5, ge=1, le=1000)
     max_waiting: int = Field(default=100_000, ge=1)
     max_waiting_per_tenant: int | None = Field(default=None, ge=1)
+    replicas_to_confirm: int = Field(default=0, ge=0, le=100)
 
     @field_validator("url")
     @classmethod
@@ -94,6 +98,9 @@ class BrokerSettings(_Section):
     def address(self) -> BrokerAddress:
         return BrokerAddress(
             self.url.get_secret_value(),
+            tls_ca_file=self.tls_ca_file,
+            tls_cert_file=self.tls_cert_file,
+            tls_key_file=self.tls_key_file,
             sentinel_user=self.sentinel_user,
             sentinel_password=_reveal(self.sentinel_password),
         )

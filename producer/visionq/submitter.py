@@ -18,6 +18,7 @@ from visionq.connections import connect
 from visionq.contract import Result, State, Status, Task, read_task
 from visionq.errors import (
     InvalidTask,
+    NotReplicated,
     ObjectMissing,
     ResultGone,
     ResultUnreadable,
@@ -38,6 +39,7 @@ from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
 from visionq.records import Found, Key, New, QueueLimits, Records
+from visionq.replication import Replicas
 from visionq.stored_results import StoredResults, status_of, stored_result
 from visionq.submissions import MAX_SECONDS, Submission, as_list, draft
 from visionq.watch import Watch
@@ -56,6 +58,7 @@ class Parts:
     kinds: Mapping[str, Kind]
     record_ttl_seconds: int
     limits: QueueLimits
+    replicas_to_confirm: int
     timeout_seconds: float
     store_timeout_seconds: float
 
@@ -76,6 +79,7 @@ class Parts:
             raise SettingsError("record_ttl_seconds must be a whole number")
         for name in ("record_ttl_seconds", "timeout_seconds", "store_timeout_seconds"):
             _require_seconds(name, getattr(self, name))
+        Replicas(num=self.replicas_to_confirm)
 
     def new_watch(self) -> Watch:
         return Watch(self.broker, self.names, timeout_seconds=self.timeout_seconds)
@@ -100,6 +104,7 @@ class Submitter:
             parts.names,
             ttl_seconds=parts.record_ttl_seconds,
             limits=parts.limits,
+            replicas=Replicas(num=parts.replicas_to_confirm, timeout_seconds=parts.timeout_seconds),
         )
         self._publisher = Publisher(
             parts.broker, parts.names, timeout_seconds=parts.timeout_seconds
@@ -122,7 +127,13 @@ class Submitter:
     def submit_many(self, submissions: Sequence[Submission]) -> list[str]:
         """As `submit`, for each."""
         all_new = [self._new(submission) for submission in submissions]
-        created = self.records.create_many(all_new)
+        try:
+            created = self.records.create_many(all_new)
+        except NotReplicated as error:
+            raise NotReplicated(
+                f"{error}; tasks without an idempotency_key were withdrawn, others may have been "
+                "accepted: submit all of them again"
+            ) from error
         # By id: the same idempotency key may stand in one call twice.
         unsent: dict[str, Task] = {}
         keyed = []
@@ -137,7 +148,17 @@ class Submitter:
         return [found.task_id if found else task.id for task, found in created]
 
     def _create(self, new: New) -> Found | None:
-        return self.records.create(new.task, delay_seconds=new.delay_seconds, key=new.key)
+        try:
+            return self.records.create(new.task, delay_seconds=new.delay_seconds, key=new.key)
+        except NotReplicated as error:
+            if new.key is not None:
+                raise NotReplicated(
+                    f"{error}; the task may have been accepted: submit it again with the same "
+                    "idempotency_key"
+                ) from error
+            # Nobody but us knows its id, and nobody could ask for this very task again.
+            self.records.take_back([new])
+            raise NotReplicated(f"{error}; the task was withdrawn: submit it again") from error
 
     def _new(self, submission: Submission) -> New:
         delay_seconds = submission.delay_seconds

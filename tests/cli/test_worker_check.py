@@ -7,10 +7,13 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import trustme
 
 from tests.cli.commands import json_lines, visionq_worker
+from tests.support.tls import TlsProxy, papers
 from tests.support.workers import BIN, environment
 from visionq.local import LocalUrls
 from visionq_worker.model.tiny import make_tiny
@@ -182,3 +185,41 @@ def test_model_folder_without_weights_is_one_line(idle: Env, tmp_path: Path) -> 
     (folder / "model.safetensors").unlink()
     (line,) = failures(idle | {"VISIONQ_MODEL__SOURCE": str(folder)})
     assert line == f"FAIL model: {folder} holds no weights (*.safetensors)"
+
+
+def test_redis_that_no_replica_follows_is_named_where_replicas_have_to_confirm(idle: Env) -> None:
+    asked = idle | {
+        "VISIONQ_BROKER__REPLICAS_TO_CONFIRM": "1",
+        "VISIONQ_BROKER__TIMEOUT_SECONDS": "0.4",
+    }
+    result = visionq_worker(asked, "check", "--quick")
+    assert result.exit_code == 1
+    broker, replicas, bucket = result.stdout.splitlines()
+    assert (broker[:4], bucket[:4]) == ("ok  ", "ok  ")
+    assert replicas == (
+        "FAIL replicas: 0 of 1 replicas of Redis have confirmed the write within 0.3 s "
+        "(broker.replicas_to_confirm): no task can be accepted; let replicas follow this Redis, "
+        "or lower it"
+    )
+
+
+def test_certificate_that_cannot_be_used_or_trusted_is_one_line(
+    idle: Env, urls: LocalUrls, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    other = papers(trustme.CA(), tmp_path)
+    parts = urlsplit(urls.broker_url)
+    with TlsProxy(parts.port or 0, authority, wants_certificate=False) as proxy:
+        url = f"rediss://:{parts.password}@localhost:{proxy.port}/0"
+        encrypted = idle | {"VISIONQ_BROKER__URL": url}
+        missing = encrypted | {"VISIONQ_BROKER__TLS_CA_FILE": str(tmp_path / "none.pem")}
+        lines = visionq_worker(missing, "check", "--quick").stdout.splitlines()
+        path = tmp_path / "none.pem"
+        assert lines[0] == (
+            f"FAIL broker: broker.tls_ca_file cannot be read: {path}: No such file or directory"
+        )
+        wrong = encrypted | {"VISIONQ_BROKER__TLS_CA_FILE": str(other.ca)}
+        lines = visionq_worker(wrong, "check", "--quick").stdout.splitlines()
+    assert lines[0].startswith("FAIL broker: Redis: ConnectionError")
+    assert "set broker.tls_ca_file to the certificate of Redis's authority" in lines[0]
+    assert str(parts.password) not in lines[0]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import certifi
 import pytest
 
 import visionq
@@ -289,7 +290,16 @@ BROKERS = [
     f"redis://:{PASSWORD}@127.0.0.1:6379/0;redis://other",
     f"redis://:{PASSWORD}\ud83d@127.0.0.1:6379/0",
     f"redis://:{PASSWORD}@\u2100/0",
-    f"unix://:{PASSWORD}@/tmp/redis.sock",
+    f"unix://:{PASSWORD}@redis.sock",
+    f"unix://:{PASSWORD}@host/tmp/redis.sock",
+    f"unix://:{PASSWORD}@/",
+    f"unix://:{PASSWORD}@/tmp/",
+    f"unix://:{PASSWORD}@/tmp/redis.sock?db=x",
+    f"unix://:{PASSWORD}@/tmp/redis.sock?virtual_host=1",
+    f"unix://:{PASSWORD}@/tmp/redis.sock?ssl_cert_reqs=none",
+    f"unix://:{PASSWORD}@/tmp/redis.sock#1",
+    f"unix://:{PASSWORD}@/{'a' * 108}",
+    f"redis+socket://:{PASSWORD}@/tmp/redis.sock",
     f"sentinel://:{PASSWORD}@127.0.0.1",
     f"http://:{PASSWORD}@127.0.0.1",
     "redis",
@@ -316,7 +326,9 @@ def test_a_broker_s_url_that_is_wrong_is_refused_at_once_and_not_shown(url: str)
         "redis://user:p%40ss%23@redis.internal:6379/0",
         "redis://[::1]:6379/0",
         "rediss://user:password@redis.internal:6379/0?ssl_cert_reqs=required",
-        "rediss://redis.internal:6379/0?ssl_ca_certs=/etc/ca.pem",
+        f"rediss://redis.internal:6379/0?ssl_ca_certs={certifi.where()}",
+        "unix:///run/redis/redis.sock",
+        "unix://user:p%40ss%23@/run/redis/redis.sock?db=3",
     ],
 )
 def test_a_broker_s_url_of_the_usual_forms_is_taken(url: str) -> None:

@@ -15,6 +15,7 @@ from tests.faults import (
     rows_primaries,
     rows_records,
     rows_redis,
+    rows_replicas,
     rows_store,
     rows_workers,
 )
@@ -93,5 +94,6 @@ ROWS: Mapping[int, Row] = {
     47: Row("Redis away for long", rows_outages.away_for_long),
     43: Row("store misbehaves", rows_store.store_misbehaves),
     42: Row("records gone", rows_records.records_gone),
+    40: Row("replicas confirm", rows_replicas.replicas_confirm),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

@@ -39,6 +39,8 @@ Size = Literal["quick", "full"]
 LEFTOVER_SECONDS = 15.0
 """How long after the last result its message may still be on its way out."""
 NUM_LOG_LINES = 400
+REPLICAS_VARIABLE = "VISIONQ_BROKER__REPLICAS_TO_CONFIRM"
+"""Of a scene's settings, the one that its client has to have, too."""
 
 
 def lease_env(seconds: float, *, max_attempts: int = 5) -> dict[str, str]:
@@ -326,6 +328,7 @@ class Scene:
                 _address(urls),
                 namespace=self.names.namespace,
                 record_ttl_seconds=record_ttl_seconds,
+                replicas_to_confirm=int(self._settings.get(REPLICAS_VARIABLE, 0)),
             )
         )
 

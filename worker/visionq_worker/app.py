@@ -114,7 +114,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     for set_up in (signals.after_setup_logger, signals.after_setup_task_logger):
         set_up.connect(_redact)
     names = Names(settings.broker.namespace)
-    url = settings.broker.address().server_url
+    url = settings.broker.address().celery_url
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)
     queues = [names.queue(lane) for lane in Lane]

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from visionq.errors import StorageError
+from visionq.errors import BrokerUnavailable, StorageError
 from visionq.redaction import redacted
 from visionq.settings import Settings
 from visionq_worker.errors import StartError
@@ -29,6 +29,8 @@ class Finding:
 def check_all(settings: Settings, *, is_quick: bool) -> Iterator[Finding]:
     """Broker and bucket; unless quick, device and model as well, which imports torch."""
     yield _finding("broker", lambda: _check_broker(settings))
+    if settings.broker.replicas_to_confirm:
+        yield _finding("replicas", lambda: _check_replicas(settings))
     yield _finding("bucket", lambda: _check_bucket(settings))
     if not is_quick:
         yield _finding("device", lambda: _check_device(settings))
@@ -51,6 +53,21 @@ def _check_broker(settings: Settings) -> str:
             " lie: senders' AsyncResult stays PENDING"
         )
     return f"answers; namespace {settings.broker.namespace}"
+
+
+def _check_replicas(settings: Settings) -> str:
+    """As many as have to confirm each task do so."""
+    num = settings.broker.replicas_to_confirm
+    records = open_records(settings)
+    try:
+        records.confirm()
+    except BrokerUnavailable as exc:
+        raise StartError(
+            f"{exc}: no task can be accepted; let replicas follow this Redis, or lower it"
+        ) from exc
+    finally:
+        records.close()
+    return f"{num} confirm{'s' if num == 1 else ''} writes"
 
 
 def _check_bucket(settings: Settings) -> str:

@@ -3,11 +3,16 @@
 Between the steps a worker can die, or be stopped for so long that another takes the task over. What
 was decided is what everybody stores from then on, so the object is the same whoever writes it, and
 however often, also in a store that knows no conditional writes.
+
+Where replicas of Redis have to confirm the end (`broker.replicas_to_confirm`), whoever has the
+task's message waits for them, however long that takes: its lease is kept meanwhile, and a primary
+that is new gets the end told again.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from functools import partial
 from time import monotonic, perf_counter, sleep
@@ -17,6 +22,7 @@ from visionq.contract import FailureCode, Result, dump_result, encode_task, read
 from visionq.errors import (
     BrokerUnavailable,
     InvalidTask,
+    NotReplicated,
     ObjectMissing,
     StorageError,
     StorageUnavailable,
@@ -74,6 +80,7 @@ class Commits:
             f"it is tried {TRIES} times, every {retry_seconds:g} s, then the task goes back into"
             " the queue; act if Redis does not come back by itself",
         )
+        self._replicas = _ReplicaLog()
 
     def commit(self, run: Run, result: Result) -> Result:
         """End the task with this result. Returns what is stored then.
@@ -132,6 +139,15 @@ class Commits:
             self._store.put(run.task.result_key, decided.encode(), CONTENT_TYPE)
         tell()
         self._records.paid(run.task.id)
+
+    def confirm(self, run: Run) -> None:
+        """Return when replicas have the end of the task, which another attempt has reported.
+
+        Raises `Postponed` when Redis stays away.
+        """
+        if run.waits_for_replicas:
+            self._until_heard(run, "ended", self._records.confirm)
+            self._replicas.confirmed()
 
     def _decide(self, run: Run, content: str) -> bool:
         def decide() -> bool:
@@ -236,7 +252,12 @@ class Commits:
                 **more,
             ) or self._is_heard(run, result)
 
-        if not self._until_heard(run, "stored", report):
+        try:
+            is_ours = self._until_heard(run, "stored", report)
+        except NotReplicated:
+            return  # but the primary has it, and nobody waits
+        self._replicas.confirmed()
+        if not is_ours:
             raise TakenOver
 
     def _is_heard(self, run: Run, result: Result) -> bool:
@@ -245,16 +266,48 @@ class Commits:
         return held.attempt == run.attempt.number and held.state is result.state
 
     def _until_heard(self, run: Run, what: str, tell: Callable[[], T]) -> T:
-        for _ in range(TRIES):
+        """What `tell` returns, once Redis answers and replicas confirm.
+
+        Raises `Postponed`; `NotReplicated` only where the run does not wait for them.
+        """
+        num_tries = 0
+        while num_tries < TRIES:
             try:
                 told = tell()
+            except NotReplicated as error:
+                self._replicas.missing(error)
+                if not run.waits_for_replicas:
+                    raise
             except BrokerUnavailable as error:
+                num_tries += 1
                 self._redis_outage.failed(error, task_id=run.task.id)
-                sleep(self._retry_seconds)
             else:
                 self._redis_outage.worked()
                 return told
+            sleep(self._retry_seconds)
         raise Postponed(f"the task is {what}; Redis did not answer")
+
+
+class _ReplicaLog:
+    """Logs once that replicas are missing, and once that they are back. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._are_missing = False
+
+    def missing(self, error: NotReplicated) -> None:
+        with self._lock:
+            is_new, self._are_missing = not self._are_missing, True
+        if is_new:
+            log.warning(
+                "tasks that have ended keep their messages until replicas confirm it: %s", error
+            )
+
+    def confirmed(self) -> None:
+        with self._lock:
+            were_missing, self._are_missing = self._are_missing, False
+        if were_missing:
+            log.warning("replicas of Redis confirm writes again")
 
 
 def _log_finished(run: Run, result: Result) -> None:

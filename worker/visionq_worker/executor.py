@@ -103,9 +103,10 @@ class Executor:
         attempt = self._start(task)
         if isinstance(attempt, Result):
             return attempt
-        if attempt.state.is_final:
-            return attempt.state
         run = Run(task=task, attempt=attempt)
+        if attempt.state.is_final:
+            self._commits.confirm(run)
+            return attempt.state
         try:
             if finished := self._finish_earlier(run):
                 return finished
@@ -118,14 +119,21 @@ class Executor:
         stub = Task(id=task_id, kind=STUB_KIND, images=())
         return self.end(stub, TaskError(FailureCode(error.code), str(error)))
 
-    def end(self, task: Task, error: TaskError) -> Result | State:
-        """Commit the failure of a task that is not to be run, if it has not been answered yet."""
+    def end(
+        self, task: Task, error: TaskError, *, waits_for_replicas: bool = True
+    ) -> Result | State:
+        """Commit the failure of a task that is not to be run, if it has not been answered yet.
+
+        Whoever holds no message of the task need not wait for replicas: a primary that is new and
+        knows nothing of its end has it among those that are looked at.
+        """
         attempt = self._start(task)
         if isinstance(attempt, Result):
             return attempt
+        run = Run(task=task, attempt=attempt, waits_for_replicas=waits_for_replicas)
         if attempt.state.is_final:
+            self._commits.confirm(run)
             return attempt.state
-        run = Run(task=task, attempt=attempt)
         try:
             if finished := self._finish_earlier(run):
                 return finished

@@ -139,16 +139,19 @@ class Reconciler:
             # Before the end: after it nobody would look at the task again.
             self._tell(due, task)
             message = "the deadline passed before the task was started"
-            self._executor.end(task, TaskError(FailureCode.EXPIRED, message))
+            self._end(task, TaskError(FailureCode.EXPIRED, message))
         elif due.verdict == "bury":
             if not self._records.is_dead(task.id):
                 return  # somebody has replayed it meanwhile
             message = "too many workers were lost while they had the task"
-            self._executor.end(task, TaskError(FailureCode.WORKER_LOST, message, retryable=True))
+            self._end(task, TaskError(FailureCode.WORKER_LOST, message, retryable=True))
             # Not before: a worker would run it once more.
             self._tell(due, task)
         else:
             self._executor.write_revoked(task, lambda: self._tell(due, task))
+
+    def _end(self, task: Task, error: TaskError) -> None:
+        self._executor.end(task, error, waits_for_replicas=False)
 
     def _tell(self, due: Due, task: Task) -> None:
         """Send the message of a task that has none any more, which then tells Celery of its end."""

@@ -51,6 +51,7 @@ class Run:
     task: Task
     attempt: Attempt
     started: float = field(default_factory=monotonic)
+    waits_for_replicas: bool = True  # with its end, until enough of them have it
     kind: Kind | None = None
     prompt: Prompt | None = None
     sources: tuple[Source, ...] = ()

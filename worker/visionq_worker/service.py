@@ -14,11 +14,12 @@ from redis import RedisError
 from visionq.broker import Publisher
 from visionq.connections import connect
 from visionq.contract import Lane
-from visionq.errors import BrokerUnavailable, SettingsError, StorageError
+from visionq.errors import BrokerUnavailable, NotReplicated, SettingsError, StorageError
 from visionq.fleet import Fleets, WorkerReport
 from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import QueueLimits, Records
+from visionq.replication import Replicas
 from visionq.settings import Settings
 from visionq_worker.control import ControlChannel, revoking
 from visionq_worker.cpu import num_cores
@@ -237,6 +238,7 @@ class Service:
                 " or control commands do not work: allow it (README, ACL SETUSER) if you use them",
                 ", ".join(forbidden),
             )
+        _ask_replicas(records)
         store = open_store(settings)
         undo.callback(store.close)
         engine = self._load()
@@ -360,12 +362,29 @@ def open_records(settings: Settings) -> Records:
         ttl_seconds=settings.broker.record_ttl_seconds,
         # What a worker has to write down is accepted already.
         limits=QueueLimits(max_waiting=2**53),
+        replicas=Replicas(
+            num=settings.broker.replicas_to_confirm,
+            timeout_seconds=settings.broker.timeout_seconds,
+        ),
     )
     try:
         records.ping()
     except BrokerUnavailable as exc:
         raise StartError(f"broker: {exc}") from exc
     return records
+
+
+def _ask_replicas(records: Records) -> None:
+    """Warn where replicas do not confirm: they may come back, and tasks can be generated till then.
+
+    Raises `StartError` when Redis is away.
+    """
+    try:
+        records.confirm()
+    except NotReplicated as exc:
+        log.warning("no task can be accepted, and none ends: %s", exc)
+    except BrokerUnavailable as exc:
+        raise StartError(f"broker: {exc}") from exc
 
 
 def require_own_keys(settings: Settings) -> tuple[str, ...]:
