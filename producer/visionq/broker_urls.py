@@ -26,16 +26,24 @@ _DATABASE = re.compile(r"/?|/[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where Redis is and how to get in."""
+    """Where Redis is and how to get in.
+
+    `hash_tag`: all keys are in one slot of a Redis Cluster, and `url` is that of any node of it.
+    """
 
     url: str
+    hash_tag: bool = False
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for what can be no address."""
         check_broker_url(self.url)
+        if not isinstance(self.hash_tag, bool):
+            raise SettingsError("hash_tag must be true or false")
+        if self.hash_tag and urlsplit(self.url).path.strip("/0"):
+            raise _wrong("with hash_tag there is only database 0, as a Redis Cluster has no other")
 
     def __repr__(self) -> str:
-        return f"BrokerAddress(url={redacted(self.url)!r})"
+        return f"BrokerAddress(url={redacted(self.url)!r}, hash_tag={self.hash_tag})"
 
 
 def as_address(broker: str | BrokerAddress) -> BrokerAddress:

@@ -20,7 +20,7 @@ from visionq.arguments import (
     checked_timeout,
     settings_or_default,
 )
-from visionq.broker_urls import BrokerAddress
+from visionq.broker_urls import BrokerAddress, as_address
 from visionq.contract import Result, State, Status
 from visionq.errors import ClientClosed
 from visionq.estimates import Estimate
@@ -71,10 +71,11 @@ class _BaseClient(Generic[Submitted]):
         timeout_seconds: float = TIMEOUT_SECONDS,
         store_timeout_seconds: float = STORE_TIMEOUT_SECONDS,
     ) -> None:
+        broker = as_address(broker_url)
         self._parts = Parts(
-            broker=broker_url,
+            broker=broker,
             store=StoreAddress(bucket="visionq") if store is None else store,
-            names=Names(namespace),
+            names=Names(namespace, hash_tag=broker.hash_tag),
             kinds=kinds,
             record_ttl_seconds=record_ttl_seconds,
             limits=limits,
@@ -104,7 +105,7 @@ class _BaseClient(Generic[Submitted]):
         """A client as settings.toml and the environment say, or as the settings given."""
         settings = settings_or_default(settings)
         return cls(
-            settings.broker.url.get_secret_value(),
+            settings.broker.address(),
             settings.storage.address(),
             namespace=settings.broker.namespace,
             kinds=settings.kinds,
