@@ -8,7 +8,7 @@ subscribes to every task's channel and never reads the replies of those nobody w
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from kombu.pools import ProducerPool
 from redis import RedisError
 
 from visionq.broker_urls import BrokerAddress, as_address
+from visionq.connections import WrongServer
 from visionq.contract import Task, dump
 from visionq.errors import BrokerUnavailable
 from visionq.names import TASK_NAME, Names
@@ -59,12 +60,12 @@ class _Doors:
     """An application, which builds messages, and a pool of connections, which is empty yet."""
 
     def __init__(self, broker: BrokerAddress, timeout_seconds: float) -> None:
-        url = broker.url
-        self.app = Celery("visionq-producer", broker=url, set_as_current=False)
+        self.app = Celery("visionq-producer", broker=broker.url, set_as_current=False)
         self.app.conf.update(
             task_serializer="json",
-            **tls_conf(url),
+            broker_transport="visionq.channels:Transport",
             broker_transport_options={
+                "broker": broker,
                 "socket_timeout": timeout_seconds,
                 "socket_connect_timeout": timeout_seconds,
                 "socket_keepalive": True,
@@ -103,30 +104,39 @@ class Publisher:
 
     def publish(self, task: Task, options: Mapping[str, Any] | None = None) -> None:
         """`options`: Celery's, of the message that a foreign sender had sent (`_SENT_AGAIN`)."""
-        with self._producer() as (app, producer):
-            self._publish(app, producer, task, options or {})
+        self._send(lambda app, producer: self._publish(app, producer, task, options or {}))
 
     def publish_many(self, tasks: Sequence[Task]) -> None:
         """`publish` for many tasks, one round trip per `BATCH_SIZE`."""
-        with self._producer() as (app, producer):
-            if not producer.supports_batch_publish:
-                raise BrokerUnavailable("kombu has switched batch publishing off for this broker")
-            with producer.batch(max_size=BATCH_SIZE):
-                for task in tasks:
-                    self._publish(app, producer, task)
+        self._send(partial(self._publish_many, tasks))
 
     def close(self) -> None:
         """As redis-py's: a call after this connects again."""
         self._doors.close()
 
-    @contextmanager
-    def _producer(self) -> Iterator[tuple[Celery, Any]]:
-        with (
-            _mapped_errors(),
-            self._doors.use() as doors,
-            doors.producers.acquire(block=True) as producer,
-        ):
-            yield doors.app, producer
+    def _send(self, send: Callable[[Celery, Any], None]) -> None:
+        """Once more where the server was the primary no longer: it has taken nothing, or refused
+        what came after it."""
+        with _mapped_errors(), self._doors.use() as doors:
+            try:
+                self._send_once(doors, send)
+            except (RedisError, KombuError) as error:
+                if not isinstance(error, WrongServer) and not isinstance(
+                    error.__cause__, WrongServer
+                ):
+                    raise
+                self._send_once(doors, send)
+
+    def _send_once(self, doors: _Doors, send: Callable[[Celery, Any], None]) -> None:
+        with doors.producers.acquire(block=True) as producer:
+            send(doors.app, producer)
+
+    def _publish_many(self, tasks: Sequence[Task], app: Celery, producer: Any) -> None:
+        if not producer.supports_batch_publish:
+            raise BrokerUnavailable("kombu has switched batch publishing off for this broker")
+        with producer.batch(max_size=BATCH_SIZE):
+            for task in tasks:
+                self._publish(app, producer, task)
 
     def _publish(
         self,

@@ -1,6 +1,7 @@
-"""Connections to Redis, and its errors as ours.
+"""Clients of Redis, and its errors as ours.
 
-With Celery's own (`broker.py`) and the subscriptions (`watch.py`) the only door to redis-py.
+With the connections themselves (`server_connections.py`), Celery's (`channels.py`) and the
+subscriptions (`watch.py`) the only door to redis-py.
 """
 
 from __future__ import annotations
@@ -13,12 +14,19 @@ from typing import Any, Self
 
 import redis
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.commands.core import Script
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from visionq.broker_urls import BrokerAddress, as_address
 from visionq.errors import BrokerUnavailable, SettingsError
 from visionq.per_process import PerProcess
+from visionq.primaries import WrongServer
 from visionq.redaction import redacted
+from visionq.server_connections import pool_options
+
+__all__ = ["WrongServer", "connect", "explain", "mapped_errors"]
 
 URL_VARIABLE = "VISIONQ_BROKER__URL"
 """Named to whom nothing answers."""
@@ -45,6 +53,31 @@ class _RetryOnce(Retry):
             raise
 
 
+class _Script(Script):
+    """A failover between two of redis-py's three steps would leave a server without the script."""
+
+    def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
+        if client is not None:
+            return super().__call__(keys, args, client)
+        words: tuple[Any, ...] = (len(keys or ()), *(keys or ()), *(args or ()))
+        try:
+            return self.registered_client.evalsha(self.sha, *words)
+        except NoScriptError:
+            return self.registered_client.eval(str(self.script), *words)
+
+
+class _Pipeline(Pipeline):
+    """Sent again to a server that took the place of the one which had been told its scripts."""
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        commands, scripts = list(self.command_stack), set(self.scripts)
+        try:
+            return super().execute(raise_on_error)
+        except NoScriptError:
+            self.command_stack, self.scripts = commands, scripts
+            return super().execute(raise_on_error)
+
+
 class _Client(redis.Redis):
     """redis-py's, with a pool for each process: its own look for a fork takes the inherited lock,
     which another thread may have held."""
@@ -61,6 +94,12 @@ class _Client(redis.Redis):
     def connection_pool(self, _: redis.ConnectionPool) -> None:
         pass  # redis-py's constructor sets what it was given
 
+    def register_script(self, script: Any) -> Any:
+        return _Script(self, script)
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
     def close(self) -> None:
         """Other threads may finish what they are doing. A call after this connects again."""
         self._pools.close()
@@ -73,26 +112,29 @@ def connect(
 
     Usable in a forked child.
 
-    A connection that died while pooled is replaced once; every script here may safely run twice.
-    Raises `SettingsError` for a URL that is none.
+    A connection that died while pooled, or leads to a server that is the primary no longer, is
+    replaced once; every script here may safely run twice. Raises `SettingsError` for a URL that is
+    none.
     """
-    url = as_address(broker).url
+    address = as_address(broker)
     try:
-        build = partial(_new_pool, url, timeout_seconds, gives_text=gives_text)
+        build = partial(_new_pool, address, timeout_seconds, gives_text=gives_text)
         return _Client(PerProcess(build, _close_idle))
     except ValueError:
         # Without its cause: in a traceback, that could show part of the password.
         raise SettingsError("url is not redis://user:password@host:port/db") from None
 
 
-def _new_pool(url: str, timeout_seconds: float, *, gives_text: bool) -> redis.ConnectionPool:
+def _new_pool(
+    address: BrokerAddress, timeout_seconds: float, *, gives_text: bool
+) -> redis.ConnectionPool:
     # Sockets and redis-py import something at the first connection. With a fork in the middle of
     # that, the child would wait for the import for ever: so it is done here, where nobody forks.
     "localhost".encode("idna")
     redis.Connection()  # type: ignore[no-untyped-call]
     retry = _RetryOnce(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-    pool = redis.ConnectionPool.from_url(
-        url,
+    pool = redis.ConnectionPool(
+        **pool_options(address),
         decode_responses=gives_text,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
@@ -120,6 +162,8 @@ def mapped_errors() -> Iterator[None]:
 
 def explain(error: Exception) -> str:
     """One sentence: what Redis or the way to it said, and what to do where nothing answers."""
+    if isinstance(error, WrongServer):
+        return f"{error}; try again, and see that broker.url ({URL_VARIABLE}) leads to the primary"
     said = redacted(f"Redis: {type(error).__name__}: {error}")
     if " connecting to " not in said:  # redis-py has no class of its own for that
         return said

@@ -29,6 +29,7 @@ from visionq.errors import BrokerUnavailable, ClientClosed, TaskUnknown, WaitTim
 from visionq.names import Names
 from visionq.per_process import PerProcess
 from visionq.records import parse_statuses, queue_status
+from visionq.server_connections import pool_options
 
 RECONNECT_SECONDS = 0.5
 """Pause between attempts to reach Redis again while somebody waits."""
@@ -37,6 +38,10 @@ RECONNECT_SECONDS = 0.5
 RECHECK_SECONDS = 15.0
 """A waiter reads its record this often even if nothing rings: a connection whose other end has
 vanished without a word delivers no event and no error."""
+
+PRIMARY_SECONDS = 5.0
+"""A subscription that is silent for so long may be one to a server that is the primary no longer:
+then the server's role is asked for over the connection for reading."""
 
 END_SECONDS = 3.0
 """How long a client that was dropped waits for its thread, which has two sockets to close."""
@@ -66,8 +71,8 @@ class Watch:
     ) -> None:
         self._names = names
         self._timeout_seconds = timeout_seconds
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            as_address(broker).url,
+        pool = redis.asyncio.BlockingConnectionPool(
+            **pool_options(as_address(broker), is_async=True),
             # One to read by turns, one for the subscription: otherwise waiters that wake together
             # would open a connection each, and keep it.
             max_connections=2,
@@ -79,7 +84,7 @@ class Watch:
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self._redis = redis.asyncio.Redis.from_pool(pool)
-        self._pubsub = self._redis.pubsub()
+        self._pubsub: Any = self._redis.pubsub()
         self._bells: dict[str, Bell] = {}
         self._reader: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
@@ -134,7 +139,7 @@ class Watch:
             self._reader.cancel()
             await asyncio.wait([self._reader])
         with suppress(redis.RedisError, OSError):
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+            await self._pubsub.aclose()
             await self._redis.aclose()
 
     async def _wait(self, task_id: str, timeout_seconds: float | None) -> Status:
@@ -223,15 +228,24 @@ class Watch:
     async def _run_reader(self) -> None:
         while True:
             try:
-                self._dispatch(await self._next_message())
+                message = await self._next_message()
+                self._dispatch(message)
+                if message is None and await self._is_outdated():
+                    await self._resubscribe(anew=True)
             except (redis.RedisError, OSError, RuntimeError):
                 # RuntimeError: nothing was ever subscribed, the first attempt having failed.
                 await asyncio.sleep(RECONNECT_SECONDS)
                 await self._resubscribe()
 
     async def _next_message(self) -> dict[str, Any] | None:
-        message: dict[str, Any] | None = await self._pubsub.get_message(timeout=None)
+        message: dict[str, Any] | None = await self._pubsub.get_message(timeout=PRIMARY_SECONDS)
         return message
+
+    async def _is_outdated(self) -> bool:
+        if self._bells:
+            with suppress(redis.RedisError, OSError):
+                await self._redis.ping()
+        return bool(self._pubsub.connection.is_outdated)
 
     def _dispatch(self, message: dict[str, Any] | None) -> None:
         bell = self._bells.get(message["channel"]) if message else None
@@ -241,10 +255,12 @@ class Watch:
             bell.is_subscribed.set()
         bell.ring()
 
-    async def _resubscribe(self) -> None:
+    async def _resubscribe(self, *, anew: bool = False) -> None:
         """After an outage every waiter reads its record again."""
         with suppress(redis.RedisError, OSError):
             async with self._sending:
+                if anew:
+                    await self._pubsub.connection.disconnect()
                 if self._bells:
                     await self._pubsub.subscribe(*self._bells)
             for bell in self._bells.values():

@@ -28,7 +28,8 @@ def test_2500_tasks_are_all_recorded_and_all_published(
 
 
 def test_batching_is_really_on(client: Client) -> None:
-    with client._submitter._publisher._producer() as (_, producer):
+    publisher = client._submitter._publisher
+    with publisher._doors.use() as doors, doors.producers.acquire(block=True) as producer:
         assert producer.supports_batch_publish is True
 
 

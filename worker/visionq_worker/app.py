@@ -123,6 +123,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
         event_exchange=names.event_exchange(),
         broker_transport="visionq_worker.transport:Transport",
         broker_transport_options={
+            "broker": settings.broker.address(),
             "queue_order_strategy": partial(LaneOrder, bulk_share=settings.worker.bulk_share),
             "leases": service.leases,
             "waker": service.waker,
@@ -313,11 +314,6 @@ def _conf(settings: Settings) -> dict[str, Any]:
         "result_serializer": "json",
         "accept_content": ["json", PLAIN_JSON],
         "result_expires": settings.broker.record_ttl_seconds,
-        # Celery's own results; its default is two minutes, in which a silent connection would keep
-        # the task's thread, and its lease.
-        "redis_socket_timeout": settings.broker.timeout_seconds,
-        "redis_socket_connect_timeout": settings.broker.timeout_seconds,
-        "redis_socket_keepalive": True,
         "task_acks_late": True,
         # A failure is a stored result: it is acked like an answer.
         "task_acks_on_failure_or_timeout": True,

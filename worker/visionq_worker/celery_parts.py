@@ -19,6 +19,7 @@ from celery.states import SUCCESS
 from celery.worker.consumer import Consumer as CeleryConsumer
 from redis import RedisError
 
+from visionq.connections import connect
 from visionq_worker.permissions import is_for_good
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ class Backend(RedisBackend):  # type: ignore[misc]
     """
 
     _is_reported = False
+
+    def _create_client(self, **_: Any) -> Any:
+        """Ours, which finds the primary; what Celery has read from its URL is for its logs."""
+        broker = self.app.visionq_service.settings.broker
+        return connect(broker.address(), timeout_seconds=broker.timeout_seconds, gives_text=False)
 
     def _store_result(
         self,

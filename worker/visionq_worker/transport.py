@@ -22,6 +22,7 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import NoScriptError, ResponseError
 
+from visionq import channels
 from visionq.contract import Lane
 from visionq.names import TASK_NAME
 from visionq_worker.health import Pulse
@@ -62,7 +63,7 @@ class QoS(kombu_redis.QoS):
         """Kombu's look at what is overdue; the keeper's sweep does that."""
 
 
-class Channel(kombu_redis.Channel):
+class Channel(channels.Channel):
     """One channel to the queues. What is declared here is given by transport options.
 
     `gate`: says whether messages may be claimed now. `canvas_queues`: those that a message's canvas
@@ -80,7 +81,7 @@ class Channel(kombu_redis.Channel):
     _sleeps_until = 0.0
     _commands: Any = None
     from_transport_options = (
-        *kombu_redis.Channel.from_transport_options,
+        *channels.Channel.from_transport_options,
         "leases",
         "waker",
         "gate",
@@ -277,7 +278,7 @@ def _rank(queue_name: str) -> tuple[int, str]:
     return (lanes.index(lane) if lane in lanes else len(lanes), queue_name)
 
 
-class Transport(kombu_redis.Transport):
+class Transport(channels.Transport):
     """Named in Celery's configuration as `broker_transport`; URLs stay `redis://`."""
 
     Channel = Channel

@@ -1,0 +1,146 @@
+"""Where the primary of a Redis is now, and what this process knows of it.
+
+A Redis that is replicated changes its primary: the old one dies, or lives on as a replica, which
+refuses writes and answers questions with what it knew. All connections of a process to one address
+share a `Primary`: what one of them finds out about its server, the others act on. No I/O here but a
+locator's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Protocol, TypeAlias
+
+import redis
+
+from visionq.broker_urls import BrokerAddress
+
+Place: TypeAlias = tuple[str, int]
+"""Host and port."""
+
+ROLE_SECONDS = 2.0
+"""A connection in use asks its server this often whether it is a primary still. A replica answers
+whatever only reads, so nothing else would tell a client that asks for statuses only; and what it
+answers is as old as its link to its primary."""
+
+MAX_HISTORIES = 64
+"""That are told apart: one more for each failover."""
+
+_REASONS: Mapping[str, str] = {
+    "READONLY": "it is a replica now",
+    "MASTERDOWN": "it is a replica, and has lost its primary",
+    "UNBLOCKED": "it has become a replica",
+    "LOADING": "it is still loading its data set",
+    "NOREPLICAS": "too few replicas follow it",
+    "CLUSTERDOWN": "its cluster is down",
+    "MOVED": "another node of its cluster serves these keys",
+    "ASK": "these keys are moving to another node of its cluster",
+    "TRYAGAIN": "these keys are moving to another node of its cluster",
+}
+"""By the code of an error reply: each says that another server may be asked, or this one later."""
+
+_IN_SCRIPT = re.compile(r"Error running script.*?: -([A-Z]+) ", re.DOTALL)
+"""Redis 6 and older put the code of an error within a script into a sentence."""
+
+
+class WrongServer(redis.ConnectionError):
+    """The server cannot do what only a primary does. The connection to it is closed already."""
+
+
+class Locator(Protocol):
+    """Tells where the primary is. Used by many threads and loops, and in forked children."""
+
+    is_instant: bool
+    """Whether `candidates` does no I/O; if it does, event loops run it in a thread."""
+
+    def candidates(self) -> Iterator[Place | None]:
+        """Where the primary may be; the next one is asked for when the one before was not it.
+
+        None: where the connection's own options say. At least one, or raises
+        `redis.ConnectionError`.
+        """
+        ...
+
+
+class FixedAddress:
+    """One address that leads to the primary of the moment: its name is resolved at each connect."""
+
+    is_instant = True
+
+    def candidates(self) -> Iterator[Place | None]:
+        yield None
+
+
+class Primary:
+    """What a process has found out about one address. Without locks: a fork may come at any time.
+
+    `epoch` counts the times a server turned out to be the wrong one. A connection of an earlier
+    epoch is replaced before its next use: it may lead to that server, too.
+    """
+
+    def __init__(self, locator: Locator) -> None:
+        self.locator = locator
+        self.epoch = 0
+        self.tells_history = True
+        """Whether access rules allow INFO, as far as is known."""
+        self._histories: set[str] = set()
+        self._history: str | None = None
+
+    def is_wrong(self, epoch: int) -> None:
+        """A connection of that epoch leads to the wrong server."""
+        self.epoch = max(self.epoch, epoch + 1)
+
+    def check(self, told: Mapping[str, str], epoch: int, place: str) -> int:
+        """The epoch of a connection that began in `epoch`, by what its server says of itself.
+
+        `told`: of INFO or HELLO. Raises `WrongServer` for a replica that takes no writes. A primary
+        whose history was not seen before is a new one, even if the old one does not know yet.
+        """
+        is_replica = told.get("role") in ("slave", "replica")
+        if is_replica and told.get("slave_read_only") != "0":
+            self.is_wrong(epoch)
+            raise wrong_server("READONLY", place)
+        history = told.get("master_replid")
+        if history is None:
+            return epoch
+        if history not in self._histories:
+            if len(self._histories) >= MAX_HISTORIES:
+                self._histories.clear()
+            if self._histories:
+                self.is_wrong(epoch)
+            self._histories.add(history)
+            self._history = history
+        return self.epoch if history == self._history else epoch
+
+
+def primary_of(address: BrokerAddress) -> Primary:
+    """The one that all connections of this process to the address share."""
+    return _primary_of(address)
+
+
+@lru_cache(maxsize=64)
+def _primary_of(address: BrokerAddress) -> Primary:  # noqa: ARG001  # sentinels are told by it
+    return Primary(FixedAddress())
+
+
+def wrong_code(error: redis.RedisError) -> str | None:
+    """The code of an error reply that means `WrongServer`; None for any other error."""
+    text = str(error)
+    code = getattr(error, "status_code", None) or text.partition(" ")[0]
+    if code in _REASONS:
+        return str(code)
+    found = _IN_SCRIPT.search(text)
+    return found[1] if found and found[1] in _REASONS else None
+
+
+def wrong_server(code: str, place: str) -> WrongServer:
+    """In one sentence, without a full stop."""
+    return WrongServer(f"Redis at {place} takes no commands: {_REASONS[code]} ({code})")
+
+
+def read_info(text: str) -> dict[str, str]:
+    """The reply to INFO as names and values."""
+    lines = (line.partition(":") for line in text.splitlines())
+    return {name: value for name, colon, value in lines if colon}
