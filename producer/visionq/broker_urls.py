@@ -8,10 +8,11 @@ them sees it. No message shows any of it: it may hold the password.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from visionq.errors import SettingsError
+from visionq.names import DEFAULT_NAMESPACE
 from visionq.redaction import redacted
 
 SCHEMES = ("redis", "rediss")
@@ -28,11 +29,13 @@ _DATABASE = re.compile(r"/?|/[0-9]{1,9}")
 class BrokerAddress:
     """Where Redis is and how to get in.
 
-    `hash_tag`: all keys are in one slot of a Redis Cluster, and `url` is that of any node of it.
+    `hash_tag`: all keys have one slot of a Redis Cluster, and `url` is that of any node of it; then
+    `slot_of` is the namespace whose slot that is; clients fill it in (`for_namespace`).
     """
 
     url: str
     hash_tag: bool = False
+    slot_of: str = DEFAULT_NAMESPACE
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for what can be no address."""
@@ -41,6 +44,10 @@ class BrokerAddress:
             raise SettingsError("hash_tag must be true or false")
         if self.hash_tag and urlsplit(self.url).path.strip("/0"):
             raise _wrong("with hash_tag there is only database 0, as a Redis Cluster has no other")
+
+    def for_namespace(self, namespace: str) -> BrokerAddress:
+        """The same for the names of that namespace."""
+        return replace(self, slot_of=namespace) if self.hash_tag else self
 
     def __repr__(self) -> str:
         return f"BrokerAddress(url={redacted(self.url)!r}, hash_tag={self.hash_tag})"

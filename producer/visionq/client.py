@@ -71,7 +71,7 @@ class _BaseClient(Generic[Submitted]):
         timeout_seconds: float = TIMEOUT_SECONDS,
         store_timeout_seconds: float = STORE_TIMEOUT_SECONDS,
     ) -> None:
-        broker = as_address(broker_url)
+        broker = as_address(broker_url).for_namespace(namespace)
         self._parts = Parts(
             broker=broker,
             store=StoreAddress(bucket="visionq") if store is None else store,

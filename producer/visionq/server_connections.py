@@ -11,27 +11,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import lru_cache, partial
 from itertools import islice
 from time import monotonic
 from typing import Any
 
 import redis
 import redis.asyncio.connection as aio
+from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, UnixDomainSocketConnection, parse_url
 from redis.exceptions import BusyLoadingError
+from redis.retry import Retry
 
 from visionq.broker_urls import BrokerAddress
-from visionq.primaries import (
-    ROLE_SECONDS,
-    Place,
-    Primary,
-    primary_of,
-    read_info,
-    wrong_code,
-    wrong_server,
-)
+from visionq.cluster_slot import ClusterSlot
+from visionq.primaries import ROLE_SECONDS, FixedAddress, Place, Primary, WrongServer, read_info
 
+DEFAULT_PORT = 6379
 _ERROR_REPLIES = (redis.ResponseError, BusyLoadingError)
+ASK_SECONDS = 2.0
+"""For a node of a cluster to be reached, and to say who has a slot."""
+
 _UNREACHED = (redis.ConnectionError, redis.TimeoutError)
 
 
@@ -137,12 +137,11 @@ class ToPrimary(AbstractConnection):
         return str(self._host_error())  # type: ignore[no-untyped-call]
 
     def _refuse_wrong(self, error: redis.RedisError) -> None:
-        code = wrong_code(error)
-        if code is None:
-            return
-        self._primary.is_wrong(self._epoch)
-        self.disconnect()  # type: ignore[no-untyped-call]
-        raise wrong_server(code, self._place()) from error
+        refusal = self._primary.refusal(error, self._epoch, self._place())
+        if isinstance(refusal, WrongServer):
+            self.disconnect()  # type: ignore[no-untyped-call]
+        if refusal is not None:
+            raise refusal from error
 
 
 class Plain(ToPrimary, redis.Connection):
@@ -255,12 +254,11 @@ class AsyncToPrimary(aio.AbstractConnection):
         return await self.read_response()
 
     async def _refuse_wrong(self, error: redis.RedisError) -> None:
-        code = wrong_code(error)
-        if code is None:
-            return
-        self._primary.is_wrong(self._epoch)
-        await self.disconnect(nowait=True)
-        raise wrong_server(code, self._place()) from error
+        refusal = self._primary.refusal(error, self._epoch, self._place())
+        if isinstance(refusal, WrongServer):
+            await self.disconnect(nowait=True)
+        if refusal is not None:
+            raise refusal from error
 
 
 class AsyncPlain(AsyncToPrimary, aio.Connection):
@@ -284,10 +282,44 @@ _CLASSES: Mapping[type, tuple[type[ToPrimary], type[AsyncToPrimary]]] = {
 
 def pool_options(address: BrokerAddress, *, is_async: bool = False) -> dict[str, Any]:
     """What a pool of redis-py takes to reach the primary: class, place, user, database, TLS."""
-    options: dict[str, Any] = parse_url(address.url)  # type: ignore[no-untyped-call]
+    options = _own_options(address)
     classes = _CLASSES[options.get("connection_class", redis.Connection)]
     options["connection_class"] = classes[is_async]
     options["primary"] = primary_of(address)
+    return options
+
+
+def primary_of(address: BrokerAddress) -> Primary:
+    """The one that all connections of this process to the address share."""
+    return _primary_of(address)
+
+
+@lru_cache(maxsize=64)
+def _primary_of(address: BrokerAddress) -> Primary:
+    if not address.hash_tag:
+        return Primary(FixedAddress())
+    options = _own_options(address)
+    seed = options.get("host", "localhost"), options.get("port", DEFAULT_PORT)
+    ask = partial(_ask_slots, address)
+    return Primary(ClusterSlot([seed], address.slot_of, ask), has_hash_tag=True)
+
+
+def _ask_slots(address: BrokerAddress, node: Place) -> Any:
+    """The reply of that node to CLUSTER SLOTS, over a connection that is closed then."""
+    options = _own_options(address)
+    make = options.pop("connection_class", redis.Connection)
+    options |= {"host": node[0], "port": node[1], "retry": Retry(NoBackoff(), 0)}
+    connection = make(socket_timeout=ASK_SECONDS, socket_connect_timeout=ASK_SECONDS, **options)
+    try:
+        connection.send_command("CLUSTER", "SLOTS")
+        return connection.read_response()
+    finally:
+        connection.disconnect()
+
+
+def _own_options(address: BrokerAddress) -> dict[str, Any]:
+    """What the address says, in redis-py's words; its class only where that is not the usual."""
+    options: dict[str, Any] = parse_url(address.url)  # type: ignore[no-untyped-call]
     return options
 
 

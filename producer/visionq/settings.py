@@ -97,7 +97,8 @@ class BrokerSettings(_Section):
         return self
 
     def address(self) -> BrokerAddress:
-        return BrokerAddress(self.url.get_secret_value(), hash_tag=self.hash_tag)
+        address = BrokerAddress(self.url.get_secret_value(), hash_tag=self.hash_tag)
+        return address.for_namespace(self.namespace)
 
     def names(self) -> Names:
         return Names(self.namespace, hash_tag=self.hash_tag)

@@ -32,7 +32,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def cluster_urls(cluster: Cluster, urls: LocalUrls) -> LocalUrls:
     """The address is that of a node that does not have the slot."""
     owner = cluster.owner(NAMESPACE)
-    seed = owner
+    seed = next(port for port in cluster.primaries if port != owner)
     return replace(urls, broker_url=cluster.url(seed))
 
 

@@ -59,7 +59,7 @@ def stock(owner_urls: LocalUrls) -> Iterator[Celery]:
 
 @pytest.fixture
 def letters(broker: BrokerAddress) -> Iterator[DeadLetters]:
-    client = connect(broker, timeout_seconds=2)
+    client = connect(broker.for_namespace(NAMESPACE), timeout_seconds=2)
     with DeadLetters(client, NAMES, ttl_seconds=600) as opened:
         yield opened
 
@@ -173,7 +173,7 @@ def test_what_is_fetched_for_a_task_is_noted_in_its_record(
     broker: BrokerAddress, clustered: Client
 ) -> None:
     handle = clustered.ocr(REF, start_in_seconds=600)
-    client = connect(broker, timeout_seconds=2)
+    client = connect(broker.for_namespace(NAMESPACE), timeout_seconds=2)
     records = Records(client, NAMES, ttl_seconds=600)
     assert records.pin(handle.id, 0, REF) == records.pinned(handle.id, 0) == REF
     records.close()

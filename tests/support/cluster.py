@@ -30,6 +30,7 @@ BUS_OFFSET = -8000
 NODE_TIMEOUT_MS = 1000
 """Silence after which a node counts as failed; its replica stands for election soon after."""
 READY_SECONDS = 30.0
+WAIT_MS = 5000
 BATCH = 100
 """Keys of one MIGRATE."""
 
@@ -98,12 +99,15 @@ class Cluster:
 
     def replica_of(self, primary: int) -> int:
         """One that has all its primary has, as the primary says."""
+        return self._online_replicas(primary)[0]
+
+    def _online_replicas(self, primary: int) -> list[int]:
         found = self.node(primary).info("replication")
-        return next(
+        return [
             int(each["port"])
             for name, each in found.items()
             if name.startswith("slave") and isinstance(each, dict) and each["state"] == "online"
-        )
+        ]
 
     def kill(self, port: int) -> None:
         """SIGKILL; returns when the process is gone."""
@@ -116,6 +120,14 @@ class Cluster:
         self._servers[port].start()
         wait_until(lambda: self._is_alive(port), seconds=READY_SECONDS, what="a node to start")
 
+    def start_dead(self) -> None:
+        """Start those that were killed; returns when the cluster is whole again."""
+        for port in self.ports:
+            if not self._is_alive(port):
+                self.start(port)
+        self._wait_for_all(self._is_well)
+        self._wait_for_all(self._is_in_sync)
+
     def fail_over(self, tag: str) -> tuple[int, int]:
         """As planned: a replica takes over, and the old owner follows it. Both, old one first."""
         old = self.owner(tag)
@@ -123,6 +135,26 @@ class Cluster:
         self._ask(new, "CLUSTER FAILOVER")
         self.wait_until_owned_by(new, tag)
         return old, new
+
+    def other_primary(self, tag: str) -> int:
+        """One that could have the slot, too."""
+        owner = self.owner(tag)
+        return next(port for port in self.num_keys() if port != owner)
+
+    def wait_until_replicated(self, tag: str) -> None:
+        """What the slot's owner has accepted so far is a replica's, too."""
+        owner = self.owner(tag)
+        wait_until(
+            lambda: self._online_replicas(owner),
+            seconds=READY_SECONDS,
+            what="a replica to be in sync",
+        )
+        with self.node(owner).pipeline(transaction=False) as pipe:
+            # WAIT is about the writes of its own connection; this one comes after all others'.
+            pipe.set(f"{{{tag}}}:replicated", "", ex=60)
+            pipe.wait(1, WAIT_MS)
+            _, num_replicas = pipe.execute()
+        assert num_replicas == 1, "nobody follows the owner"
 
     def wait_until_owned_by(self, port: int, tag: str) -> None:
         """In the eyes of all that live."""
@@ -158,7 +190,7 @@ class Cluster:
         while moving.move(BATCH):
             pass
         # The target first, so that the slot is never nobody's.
-        for port in (target, source, *(one for one in self.primaries if self._is_alive(one))):
+        for port in (target, source, *(one for one in self.ports if self._is_alive(one))):
             with suppress(redis.ResponseError):  # a replica by now
                 self._ask(port, f"CLUSTER SETSLOT {slot} NODE {ids[target]}")
         self.wait_until_owned_by(target, tag)
