@@ -25,11 +25,15 @@ BREAKING = re.compile("[\x00-\x20\x7f\ud800-\udfff'\"<>`]")
 _DATABASE = re.compile(r"/?|/[0-9]{1,9}")
 
 
+_HOSTS = re.compile(r"(?P<head>[a-z]+://(?:[^/?#]*@)?)(?P<hosts>[^/?#@]*)")
+
+
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
     """Where Redis is and how to get in.
 
-    `hash_tag`: all keys have one slot of a Redis Cluster, and `url` is that of any node of it; then
+    `hash_tag`: all keys have one slot of a Redis Cluster, and `url` names one of its nodes or some,
+    `redis://user:password@host:port,host:port`, in case that one is down when a client starts;
     `slot_of` is the namespace whose slot that is; clients fill it in (`for_namespace`).
     """
 
@@ -39,11 +43,21 @@ class BrokerAddress:
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for what can be no address."""
-        check_broker_url(self.url)
         if not isinstance(self.hash_tag, bool):
             raise SettingsError("hash_tag must be true or false")
-        if self.hash_tag and urlsplit(self.url).path.strip("/0"):
+        for url in self.server_urls:
+            check_broker_url(url)
+        if self.hash_tag and urlsplit(self.server_urls[0]).path.strip("/0"):
             raise _wrong("with hash_tag there is only database 0, as a Redis Cluster has no other")
+
+    @property
+    def server_urls(self) -> tuple[str, ...]:
+        """`url` for each of its hosts; without a hash tag there is one."""
+        match = _HOSTS.match(self.url) if self.hash_tag and isinstance(self.url, str) else None
+        if match is None:
+            return (self.url,)
+        rest = self.url[match.end() :]
+        return tuple(f"{match['head']}{host}{rest}" for host in match["hosts"].split(","))
 
     def for_namespace(self, namespace: str) -> BrokerAddress:
         """The same for the names of that namespace."""

@@ -1,8 +1,9 @@
 """Which node of a Redis Cluster has the slot of a hash tag.
 
-Any node that can be reached is asked (`CLUSTER SLOTS`), at each connect, and each time another one:
-one that is cut off from the rest still believes what it knew. The nodes that one names are asked
-later, so the address that a client was given need not live for ever.
+Any node that can be reached is asked, at each connect; the one that answered last comes first, and
+the nodes that it names are asked when it is gone, so the address that a client was given need not
+live for ever. A node that is cut off from the rest still believes what it knew; it says that its
+cluster is down, and is believed only where nobody says better.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from redis.exceptions import NoPermissionError
 
 from visionq.primaries import Place
 
-Ask = Callable[[Place], Any]
-"""The reply of that node to CLUSTER SLOTS. Raises redis-py's errors, `OSError` among them."""
+QUESTIONS = (("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
+
+Ask = Callable[[Place], Sequence[Any]]
+"""That node's replies to `QUESTIONS`. Raises redis-py's errors, `OSError` among them."""
 
 NO_CLUSTER = "cluster support disabled"
 """Part of what a Redis says that is none. With all keys in one slot it is as good."""
@@ -28,10 +31,14 @@ UNKNOWN_HOSTS = ("", "?")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one node says: who has the slot, if anybody, and all nodes with slots and replicas."""
+    """What one node says: who has the slot, if anybody, and all nodes with slots and replicas.
+
+    `is_well`: whether it sees enough of its cluster to serve.
+    """
 
     owner: Place | None
     nodes: tuple[Place, ...]
+    is_well: bool
 
 
 class ClusterSlot:
@@ -46,64 +53,72 @@ class ClusterSlot:
         self._ask = ask
 
     def candidates(self) -> Iterator[Place | None]:
-        """Where the slot is, in the eyes of one node after the other.
+        """Where the slot is, in the eyes of one node after the other, the ones that are well first.
 
         Raises `redis.ConnectionError` when none can be reached, or none knows an owner.
         """
-        tried: set[Place] = set()
-        why: Exception | None = None
-        num_named = 0
+        done: set[Place] = set()  # named, or not to be reached
+        num_named, why = 0, None
+        last: list[Place] = []
         for node in self._nodes:
             try:
                 view = self._view_of(node)
             except (redis.RedisError, OSError) as error:
-                tried.add(node)
+                done.add(node)
                 why = error
                 continue
+            if not view.is_well:
+                last += [view.owner] if view.owner else []
+                continue
             self._remember(view, node)
-            if view.owner is not None and view.owner not in tried:
-                tried.add(view.owner)
+            if view.owner is not None and view.owner not in done:
+                done.add(view.owner)
                 num_named += 1
                 yield view.owner
+        for owner in dict.fromkeys(last):
+            if owner not in done:
+                num_named += 1
+                yield owner
         if num_named == 0:
             raise redis.ConnectionError(self._explained(why)) from why
 
-    def moved_to(self, owner: Place) -> None:
+    def moved_to(self, place: Place) -> None:
         """A node says so: that one is asked first."""
-        self._nodes = (owner, *(node for node in self._nodes if node != owner))
+        self._nodes = (place, *(node for node in self._nodes if node != place))
 
     def _view_of(self, node: Place) -> View:
         try:
-            reply = self._ask(node)
+            info, slots = self._ask(node)
         except redis.ResponseError as error:
             if NO_CLUSTER in str(error):
-                return View(node, (node,))
+                return View(node, (node,), is_well=True)
             raise
-        return read_slots(reply, self._slot, node)
+        return read_view(info, slots, self._slot, node)
 
     def _remember(self, view: View, asked: Place) -> None:
-        """The one that was asked now is asked last the next time; the seeds stay in any case."""
-        known = dict.fromkeys((*view.nodes, *self._seeds))
-        known.pop(asked, None)
-        self._nodes = (*known, asked)
+        self._nodes = tuple(dict.fromkeys((asked, *view.nodes, *self._seeds)))
 
     def _explained(self, why: Exception | None) -> str:
         if isinstance(why, NoPermissionError):
-            return "this user may not ask who has the keys: allow it CLUSTER SLOTS (+cluster|slots)"
+            return (
+                "this user may not ask a Redis Cluster who has the keys: allow it "
+                "+cluster|info and +cluster|slots"
+            )
         said = f": {why}" if why else ""
         return f"no node of the Redis Cluster leads to slot {self._slot}{said}"
 
 
-def read_slots(reply: Any, slot: int, asked: Place) -> View:
-    """The reply to CLUSTER SLOTS: ranges, each with its owner and the replicas of that."""
+def read_view(info: Any, slots: Any, slot: int, asked: Place) -> View:
+    """The replies to CLUSTER INFO, and to CLUSTER SLOTS: ranges, each with its owner and the
+    replicas of that."""
     owner: Place | None = None
     nodes: dict[Place, None] = {}
-    for first, last, *servers in reply:
+    for first, last, *servers in slots:
         places = [_place(server, asked) for server in servers]
         nodes.update(dict.fromkeys(places))
         if first <= slot <= last and places:
             owner = places[0]
-    return View(owner, tuple(nodes))
+    return View(owner, tuple(nodes), is_well="cluster_state:ok" in _text(info))
 
 
 def _place(server: Sequence[Any], asked: Place) -> Place:

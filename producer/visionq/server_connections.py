@@ -24,7 +24,7 @@ from redis.exceptions import BusyLoadingError
 from redis.retry import Retry
 
 from visionq.broker_urls import BrokerAddress
-from visionq.cluster_slot import ClusterSlot
+from visionq.cluster_slot import QUESTIONS, ClusterSlot
 from visionq.primaries import ROLE_SECONDS, FixedAddress, Place, Primary, WrongServer, read_info
 
 DEFAULT_PORT = 6379
@@ -298,28 +298,33 @@ def primary_of(address: BrokerAddress) -> Primary:
 def _primary_of(address: BrokerAddress) -> Primary:
     if not address.hash_tag:
         return Primary(FixedAddress())
-    options = _own_options(address)
-    seed = options.get("host", "localhost"), options.get("port", DEFAULT_PORT)
-    ask = partial(_ask_slots, address)
-    return Primary(ClusterSlot([seed], address.slot_of, ask), has_hash_tag=True)
+    seeds = [_place_in(url) for url in address.server_urls]
+    ask = partial(_ask_node, address)
+    return Primary(ClusterSlot(seeds, address.slot_of, ask), has_hash_tag=True)
 
 
-def _ask_slots(address: BrokerAddress, node: Place) -> Any:
-    """The reply of that node to CLUSTER SLOTS, over a connection that is closed then."""
+def _place_in(url: str) -> Place:
+    options = parse_url(url)  # type: ignore[no-untyped-call]
+    return options.get("host", "localhost"), options.get("port", DEFAULT_PORT)
+
+
+def _ask_node(address: BrokerAddress, node: Place) -> list[Any]:
+    """That node's replies to `QUESTIONS`, over a connection that is closed then."""
     options = _own_options(address)
     make = options.pop("connection_class", redis.Connection)
     options |= {"host": node[0], "port": node[1], "retry": Retry(NoBackoff(), 0)}
     connection = make(socket_timeout=ASK_SECONDS, socket_connect_timeout=ASK_SECONDS, **options)
     try:
-        connection.send_command("CLUSTER", "SLOTS")
-        return connection.read_response()
+        for question in QUESTIONS:
+            connection.send_command(*question)
+        return [connection.read_response() for _ in QUESTIONS]
     finally:
         connection.disconnect()
 
 
 def _own_options(address: BrokerAddress) -> dict[str, Any]:
     """What the address says, in redis-py's words; its class only where that is not the usual."""
-    options: dict[str, Any] = parse_url(address.url)  # type: ignore[no-untyped-call]
+    options: dict[str, Any] = parse_url(address.server_urls[0])  # type: ignore[no-untyped-call]
     return options
 
 

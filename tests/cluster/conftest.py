@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -74,3 +75,12 @@ def clustered(broker: BrokerAddress, urls: LocalUrls, _clustered_worker: None) -
 @pytest.fixture
 def cluster_address(urls: LocalUrls) -> StoreAddress:
     return store_address(urls)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+    return port

@@ -179,6 +179,14 @@ def test_the_last_seed_may_be_gone(
     assert accepted(client, "after")
 
 
+def test_one_of_several_seeds_may_be_down_when_a_client_starts(
+    moved: Cluster, address: StoreAddress, closed_port: int, tag: str
+) -> None:
+    url = moved.url(closed_port, moved.other_primary(tag))
+    with Client(BrokerAddress(url, hash_tag=True), address, namespace=tag) as client:
+        assert client.ocr(REF).status().state is State.PENDING
+
+
 def test_while_a_slot_is_half_moved_a_submit_fails_as_in_an_outage(
     moved: Cluster, client: Client, tag: str
 ) -> None:

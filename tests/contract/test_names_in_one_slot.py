@@ -109,3 +109,29 @@ def test_queues_for_canvases_have_to_share_the_slot() -> None:
     with pytest.raises(SettingsError, match=r"archive has another slot.*begin with \{visionq\}"):
         load_settings(broker={"hash_tag": True}, worker={"canvas_queues": ["archive"]})
     assert load_settings(worker={"canvas_queues": ["archive"]})
+
+
+def test_several_nodes_may_be_named() -> None:
+    address = BrokerAddress(
+        "rediss://user:a,b%2F@h:1,[::1]:2,third/0?ssl_cert_reqs=none", hash_tag=True
+    )
+    assert address.server_urls == (
+        "rediss://user:a,b%2F@h:1/0?ssl_cert_reqs=none",
+        "rediss://user:a,b%2F@[::1]:2/0?ssl_cert_reqs=none",
+        "rediss://user:a,b%2F@third/0?ssl_cert_reqs=none",
+    )
+    assert "a,b" not in repr(address)
+    assert BrokerAddress("redis://h:1/0", hash_tag=True).server_urls == ("redis://h:1/0",)
+
+
+@pytest.mark.parametrize("hosts", ["h:1,h:0", "h:1,h:x", "h:1,h:99999", ",..", "h:1/0,h:2"])
+def test_each_of_them_is_looked_at(hosts: str) -> None:
+    with pytest.raises(SettingsError, match="url is not redis://"):
+        BrokerAddress(f"redis://{hosts}", hash_tag=True)
+
+
+def test_only_a_cluster_has_several_nodes() -> None:
+    with pytest.raises(SettingsError, match="url is not redis://"):
+        BrokerAddress("redis://h:1,h:2/0")
+    with pytest.raises(SettingsError, match="url is not"):
+        BrokerAddress(None, hash_tag=True)  # type: ignore[arg-type]
