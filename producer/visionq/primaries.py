@@ -126,7 +126,8 @@ class Primary:
         if code not in _LATER:
             self.is_wrong(epoch)
         if isinstance(error, MovedError):
-            self.locator.moved_to((error.host, error.port))
+            # Without a host it is the same one.
+            self.locator.moved_to((error.host or place.rpartition(":")[0], error.port))
         return wrong_server(code, place)
 
     def check(self, told: Mapping[str, str], epoch: int, place: str) -> int:

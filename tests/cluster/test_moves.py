@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +158,44 @@ def until_it_works(command: Callable[[], None]) -> None:
         return True
 
     wait_until(tried, seconds=BACK_SECONDS, what="a command to work")
+
+
+def test_a_client_leaves_an_owner_that_says_nothing_more(
+    moved: Cluster, client: Client, tag: str
+) -> None:
+    """Its connections stay open, and it takes new ones, as behind a network that drops all."""
+    before = client.ocr(REF)
+    moved.wait_until_replicated(tag)
+    owner = moved.owner(tag)
+    os.kill(moved.pid(owner), signal.SIGSTOP)
+    try:
+        after = accepted(client, "after")
+        assert client.status(before.id).state is State.PENDING
+    finally:
+        os.kill(moved.pid(owner), signal.SIGCONT)
+    moved.start_dead()
+    assert {status.id for status in client.recent()} == {before.id, after}
+
+
+@pytest.fixture
+def nameless(moved: Cluster) -> Iterator[None]:
+    """Nodes that announce no host, as behind a load balancer."""
+    for port in moved.ports:
+        moved.node(port).config_set("cluster-preferred-endpoint-type", "unknown-endpoint")
+    yield
+    for port in moved.ports:
+        moved.node(port).config_set("cluster-preferred-endpoint-type", "ip")
+
+
+@pytest.mark.usefixtures("nameless")
+@pytest.mark.parametrize("move", [failed_over, moved_at_once])
+def test_nodes_without_names_are_where_they_were_asked(
+    moved: Cluster, client: Client, tag: str, move: Move
+) -> None:
+    before = client.ocr(REF)
+    move(moved, tag)
+    after = client.ocr(REF)
+    assert {status.id for status in client.recent()} == {before.id, after.id}
 
 
 def test_recent_tasks_are_looked_for_where_the_slot_is(
