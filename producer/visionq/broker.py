@@ -60,7 +60,7 @@ class _Doors:
     """An application, which builds messages, and a pool of connections, which is empty yet."""
 
     def __init__(self, broker: BrokerAddress, timeout_seconds: float) -> None:
-        self.app = Celery("visionq-producer", broker=broker.server_urls[0], set_as_current=False)
+        self.app = Celery("visionq-producer", broker=broker.server_url, set_as_current=False)
         self.app.conf.update(
             task_serializer="json",
             broker_transport="visionq.channels:Transport",

@@ -47,7 +47,7 @@ class BrokerAddress:
             raise SettingsError("hash_tag must be true or false")
         for url in self.server_urls:
             check_broker_url(url)
-        if self.hash_tag and urlsplit(self.server_urls[0]).path.strip("/0"):
+        if self.hash_tag and urlsplit(self.server_url).path.strip("/0"):
             raise _wrong("with hash_tag there is only database 0, as a Redis Cluster has no other")
 
     @property
@@ -58,6 +58,11 @@ class BrokerAddress:
             return (self.url,)
         rest = self.url[match.end() :]
         return tuple(f"{match['head']}{host}{rest}" for host in match["hosts"].split(","))
+
+    @property
+    def server_url(self) -> str:
+        """`url`, or that of its first host, for libraries that read one."""
+        return self.server_urls[0]
 
     def for_namespace(self, namespace: str) -> BrokerAddress:
         """The same for the names of that namespace."""

@@ -324,7 +324,7 @@ def _ask_node(address: BrokerAddress, node: Place) -> list[Any]:
 
 def _own_options(address: BrokerAddress) -> dict[str, Any]:
     """What the address says, in redis-py's words; its class only where that is not the usual."""
-    options: dict[str, Any] = parse_url(address.server_urls[0])  # type: ignore[no-untyped-call]
+    options: dict[str, Any] = parse_url(address.server_url)  # type: ignore[no-untyped-call]
     return options
 
 

@@ -31,10 +31,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def cluster_urls(cluster: Cluster, urls: LocalUrls) -> LocalUrls:
-    """The address is that of a node that does not have the slot."""
+    """The address names the two primaries that do not have the slot."""
     owner = cluster.owner(NAMESPACE)
-    seed = next(port for port in cluster.primaries if port != owner)
-    return replace(urls, broker_url=cluster.url(seed))
+    others = [port for port in cluster.primaries if port != owner]
+    return replace(urls, broker_url=cluster.url(*others))
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     for set_up in (signals.after_setup_logger, signals.after_setup_task_logger):
         set_up.connect(_redact)
     names = settings.broker.names()
-    url = settings.broker.address().server_urls[0]
+    url = settings.broker.address().server_url
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)
     queues = [names.queue(lane) for lane in Lane]
