@@ -10,14 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.crc import key_slot
 from redis.exceptions import NoPermissionError
+from redis.retry import Retry
 
+from visionq.broker_urls import BrokerAddress
 from visionq.primaries import Place
 
+PORT = 6379
+ASK_SECONDS = 2.0
+"""To connect to a node, and to wait for each reply."""
 QUESTIONS = (("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
 
 Ask = Callable[[Place], Sequence[Any]]
@@ -106,6 +114,35 @@ class ClusterSlot:
             )
         said = f": {why}" if why else ""
         return f"no node of the Redis Cluster leads to slot {self._slot}{said}"
+
+
+def cluster_slot(address: BrokerAddress) -> ClusterSlot:
+    """The locator of an address with a hash tag."""
+    seeds = [_options(url) for url in address.server_urls]
+    places = [(seed.get("host", "localhost"), seed.get("port", PORT)) for seed in seeds]
+    return ClusterSlot(places, address.slot_of, partial(_ask, address))
+
+
+def _ask(address: BrokerAddress, node: Place) -> list[Any]:
+    """Over a connection for these questions: a fork may come at any time."""
+    options = _options(address.server_url) | {"host": node[0], "port": node[1]}
+    connection = options.pop("connection_class", redis.Connection)(
+        socket_timeout=ASK_SECONDS,
+        socket_connect_timeout=ASK_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        **options,
+    )
+    try:
+        for question in QUESTIONS:
+            connection.send_command(*question)
+        return [connection.read_response() for _ in QUESTIONS]
+    finally:
+        connection.disconnect()
+
+
+def _options(url: str) -> dict[str, Any]:
+    options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+    return options
 
 
 def read_view(info: Any, slots: Any, slot: int, asked: Place) -> View:

@@ -11,27 +11,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from time import monotonic
 from typing import Any
 
 import redis
 import redis.asyncio.connection as aio
-from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, UnixDomainSocketConnection, parse_url
 from redis.exceptions import BusyLoadingError
-from redis.retry import Retry
 
 from visionq.broker_urls import BrokerAddress
-from visionq.cluster_slot import QUESTIONS, ClusterSlot
+from visionq.cluster_slot import cluster_slot
 from visionq.primaries import ROLE_SECONDS, FixedAddress, Place, Primary, WrongServer, read_info
 
-DEFAULT_PORT = 6379
 _ERROR_REPLIES = (redis.ResponseError, BusyLoadingError)
-ASK_SECONDS = 2.0
-"""For a node of a cluster to be reached, and to say who has a slot."""
-
 _UNREACHED = (redis.ConnectionError, redis.TimeoutError)
 
 
@@ -282,50 +276,18 @@ _CLASSES: Mapping[type, tuple[type[ToPrimary], type[AsyncToPrimary]]] = {
 
 def pool_options(address: BrokerAddress, *, is_async: bool = False) -> dict[str, Any]:
     """What a pool of redis-py takes to reach the primary: class, place, user, database, TLS."""
-    options = _own_options(address)
+    options: dict[str, Any] = parse_url(address.server_url)  # type: ignore[no-untyped-call]
     classes = _CLASSES[options.get("connection_class", redis.Connection)]
     options["connection_class"] = classes[is_async]
     options["primary"] = primary_of(address)
     return options
 
 
+@lru_cache(maxsize=64)
 def primary_of(address: BrokerAddress) -> Primary:
     """The one that all connections of this process to the address share."""
-    return _primary_of(address)
-
-
-@lru_cache(maxsize=64)
-def _primary_of(address: BrokerAddress) -> Primary:
-    if not address.hash_tag:
-        return Primary(FixedAddress())
-    seeds = [_place_in(url) for url in address.server_urls]
-    ask = partial(_ask_node, address)
-    return Primary(ClusterSlot(seeds, address.slot_of, ask), has_hash_tag=True)
-
-
-def _place_in(url: str) -> Place:
-    options = parse_url(url)  # type: ignore[no-untyped-call]
-    return options.get("host", "localhost"), options.get("port", DEFAULT_PORT)
-
-
-def _ask_node(address: BrokerAddress, node: Place) -> list[Any]:
-    """That node's replies to `QUESTIONS`, over a connection that is closed then."""
-    options = _own_options(address)
-    make = options.pop("connection_class", redis.Connection)
-    options |= {"host": node[0], "port": node[1], "retry": Retry(NoBackoff(), 0)}
-    connection = make(socket_timeout=ASK_SECONDS, socket_connect_timeout=ASK_SECONDS, **options)
-    try:
-        for question in QUESTIONS:
-            connection.send_command(*question)
-        return [connection.read_response() for _ in QUESTIONS]
-    finally:
-        connection.disconnect()
-
-
-def _own_options(address: BrokerAddress) -> dict[str, Any]:
-    """What the address says, in redis-py's words; its class only where that is not the usual."""
-    options: dict[str, Any] = parse_url(address.server_url)  # type: ignore[no-untyped-call]
-    return options
+    locator = cluster_slot(address) if address.hash_tag else FixedAddress()
+    return Primary(locator, has_hash_tag=address.hash_tag)
 
 
 async def _candidates(primary: Primary) -> AsyncIterator[Place | None]:

@@ -8,12 +8,15 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import redis
+from kombu.exceptions import OperationalError
 
 from tests.client.hand_worker import HandWorker
 from tests.support.cluster import Cluster
+from tests.support.foreign import opened_foreign_app
 from tests.support.waiting import wait_until
 from visionq import AsyncClient, Client, State, StoreAddress
 from visionq.broker_urls import BrokerAddress
@@ -196,6 +199,20 @@ def test_nodes_without_names_are_where_they_were_asked(
     move(moved, tag)
     after = client.ocr(REF)
     assert {status.id for status in client.recent()} == {before.id, after.id}
+
+
+def test_a_stock_application_does_not_follow(moved: Cluster, urls: LocalUrls, tag: str) -> None:
+    """It is to be given the address of the new owner."""
+    old = moved.owner(tag)
+    queue = Names(tag, hash_tag=True).queue("bulk")
+    with opened_foreign_app(replace(urls, broker_url=moved.url(old)), tag, hash_tag=True) as app:
+        app.send_task("visionq.run", queue=queue)
+        _, new = moved.fail_over(tag)
+        with pytest.raises((OperationalError, redis.ResponseError), match=str(new)):
+            app.send_task("visionq.run", queue=queue, retry=False)
+    with opened_foreign_app(replace(urls, broker_url=moved.url(new)), tag, hash_tag=True) as app:
+        app.send_task("visionq.run", queue=queue)
+    assert moved.node(new).llen(queue) == 2
 
 
 def test_recent_tasks_are_looked_for_where_the_slot_is(
