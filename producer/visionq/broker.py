@@ -21,9 +21,9 @@ from kombu.pools import ProducerPool
 from redis import RedisError
 
 from visionq.broker_urls import BrokerAddress, as_address
-from visionq.connections import WrongServer
+from visionq.connections import NoHashTag, WrongServer
 from visionq.contract import Task, dump
-from visionq.errors import BrokerUnavailable
+from visionq.errors import BrokerUnavailable, SettingsError
 from visionq.names import TASK_NAME, Names
 from visionq.per_process import PerProcess
 from visionq.redaction import redacted
@@ -101,7 +101,8 @@ class Publisher:
         self, broker: str | BrokerAddress, names: Names, *, timeout_seconds: float
     ) -> None:
         self._names = names
-        self._doors = PerProcess(partial(_Doors, as_address(broker), timeout_seconds), _Doors.close)
+        address = as_address(broker).for_namespace(names.namespace)
+        self._doors = PerProcess(partial(_Doors, address, timeout_seconds), _Doors.close)
 
     def publish(self, task: Task, options: Mapping[str, Any] | None = None) -> None:
         """`options`: Celery's, of the message that a foreign sender had sent (`_SENT_AGAIN`)."""
@@ -180,7 +181,11 @@ def tls_conf(url: str) -> dict[str, Any]:
 def _mapped_errors() -> Iterator[None]:
     try:
         yield
+    except NoHashTag as exc:
+        raise SettingsError(str(exc)) from exc
     except (KombuError, OperationalError, RedisError, OSError) as exc:
+        if isinstance(exc.__cause__, NoHashTag):  # of a batch
+            raise SettingsError(str(exc.__cause__)) from exc
         said = redacted(f"{type(exc).__name__}: {exc}")
         if advice := tls_advice(exc):
             said = f"{said.rstrip('.')}; {advice}"

@@ -22,7 +22,7 @@ from visionq.arguments import (
     checked_timeout,
     settings_or_default,
 )
-from visionq.broker_urls import BrokerAddress
+from visionq.broker_urls import BrokerAddress, as_address
 from visionq.contract import Result, State, Status
 from visionq.errors import ClientClosed, StorageUnavailable, TaskUnknown
 from visionq.estimates import Estimate
@@ -75,10 +75,11 @@ class _BaseClient(Generic[Submitted]):
         timeout_seconds: float = TIMEOUT_SECONDS,
         store_timeout_seconds: float = STORE_TIMEOUT_SECONDS,
     ) -> None:
+        broker = as_address(broker_url).for_namespace(namespace)
         self._parts = Parts(
-            broker=broker_url,
+            broker=broker,
             store=StoreAddress(bucket="visionq") if store is None else store,
-            names=Names(namespace),
+            names=Names(namespace, hash_tag=broker.hash_tag),
             kinds=kinds,
             record_ttl_seconds=record_ttl_seconds,
             limits=limits,

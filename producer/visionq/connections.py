@@ -22,12 +22,12 @@ from redis.retry import Retry
 from visionq.broker_urls import BrokerAddress, as_address
 from visionq.errors import BrokerUnavailable, SettingsError
 from visionq.per_process import PerProcess
-from visionq.primaries import NoPrimary, WrongServer
+from visionq.primaries import NoHashTag, NoPrimary, WrongServer
 from visionq.redaction import redacted
 from visionq.server_connections import pool_options
 from visionq.tls import tls_advice
 
-__all__ = ["WrongServer", "connect", "explain", "mapped_errors"]
+__all__ = ["NoHashTag", "WrongServer", "connect", "explain", "mapped_errors"]
 
 URL_VARIABLE = "VISIONQ_BROKER__URL"
 """Named to whom nothing answers."""
@@ -161,6 +161,8 @@ def mapped_errors() -> Iterator[None]:
     """Redis's errors as ours; nothing of redis-py leaves this door."""
     try:
         yield
+    except NoHashTag as exc:
+        raise SettingsError(str(exc)) from exc
     except (redis.RedisError, OSError) as exc:
         raise BrokerUnavailable(explain(exc)) from exc
 

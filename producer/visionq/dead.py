@@ -235,7 +235,7 @@ class DeadLetters:
         """As settings.toml and the environment say, or as the settings given."""
         broker = settings_or_default(settings).broker
         client = connect(broker.address(), timeout_seconds=broker.timeout_seconds)
-        return cls(client, Names(broker.namespace), ttl_seconds=broker.record_ttl_seconds)
+        return cls(client, broker.names(), ttl_seconds=broker.record_ttl_seconds)
 
     def list(
         self, limit: int = 100, offset: int = 0, where: Where = EVERYTHING

@@ -16,36 +16,53 @@ TASK_NAME = "visionq.run"
 DEFAULT_NAMESPACE = "visionq"
 INPUT_FOLDER = "inputs"
 RESULT_FOLDER = "results"
+_HASH_TAG = re.compile(r"[^{]*\{([^}]+)\}", re.DOTALL)
+"""Of a key: what stands between the first `{` and the next `}`."""
 _INPUT_KEY = re.compile(rf"{INPUT_FOLDER}/([0-9a-f]{{64}})")
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Queue names and Redis keys under one namespace, so that environments can share a Redis."""
+    """Queue names and Redis keys under one namespace, so that environments can share a Redis.
+
+    With `hash_tag` each of them contains `{<namespace>}`, the first braces in it: of such a key a
+    Redis Cluster takes the slot from what stands between them, so all of them have the same one.
+    """
 
     namespace: str = DEFAULT_NAMESPACE
+    hash_tag: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """What the names of queues and of our own keys begin with."""
+        return f"{{{self.namespace}}}" if self.hash_tag else self.namespace
+
+    def share_slot_with(self, key: str) -> bool:
+        """Whether a Redis Cluster keeps that key where it keeps these."""
+        tag = _HASH_TAG.match(key)
+        return tag is not None and self.hash_tag and tag[1] == self.namespace
 
     def queue(self, lane: str) -> str:
-        return f"{self.namespace}.{lane}"
+        return f"{self.prefix}.{lane}"
 
     def record(self, task_id: str) -> str:
-        return f"{self.namespace}:task:{task_id}"
+        return f"{self.prefix}:task:{task_id}"
 
     def lane(self, lane: str) -> str:
         """The hash with the lane's two counters, `submitted` and `started`."""
-        return f"{self.namespace}:lane:{lane}"
+        return f"{self.prefix}:lane:{lane}"
 
     def events(self, task_id: str) -> str:
         """The channel on which a task's changes are announced."""
-        return f"{self.namespace}:events:{task_id}"
+        return f"{self.prefix}:events:{task_id}"
 
     def open(self) -> str:
         """The sorted set of tasks that have not ended, by when to look at them next."""
-        return f"{self.namespace}:open"
+        return f"{self.prefix}:open"
 
     def clock(self) -> str:
         """When open tasks were last looked at, and by how much Redis's clock was set back then."""
-        return f"{self.namespace}:clock"
+        return f"{self.prefix}:clock"
 
     def replicated(self) -> str:
         """Written before replicas are asked what they have; holds nothing."""
@@ -53,27 +70,27 @@ class Names:
 
     def known(self, work_key: str) -> str:
         """Holds the id of the task that was last answered for this work."""
-        return f"{self.namespace}:known:{work_key}"
+        return f"{self.prefix}:known:{work_key}"
 
     def unacked(self) -> str:
         """The hash of messages that a worker has taken and not settled, by claim."""
-        return f"{self.namespace}:unacked"
+        return f"{self.prefix}:unacked"
 
     def unacked_index(self) -> str:
         """The sorted set of those claims, by the time they were made or last renewed."""
-        return f"{self.namespace}:unacked-index"
+        return f"{self.prefix}:unacked-index"
 
     def leases(self) -> str:
         """The hash that says of each claim who made it, from which queue, and of which task."""
-        return f"{self.namespace}:leases"
+        return f"{self.prefix}:leases"
 
     def suspects(self) -> str:
         """The list of messages that workers were lost with, each to be run with no other beside."""
-        return f"{self.namespace}:suspects"
+        return f"{self.prefix}:suspects"
 
     def draining(self) -> str:
         """Names the worker that makes itself empty for the suspects."""
-        return f"{self.namespace}:draining"
+        return f"{self.prefix}:draining"
 
     def write_check(self) -> str:
         """What workers write to find out whether Redis takes writes."""
@@ -81,36 +98,41 @@ class Names:
 
     def workers(self) -> str:
         """The hash of what each worker tells of itself."""
-        return f"{self.namespace}:workers"
+        return f"{self.prefix}:workers"
 
     def dead(self) -> str:
         """The hash that says of each message that nobody will run why that is."""
-        return f"{self.namespace}:dead"
+        return f"{self.prefix}:dead"
 
     def dead_messages(self) -> str:
         """The hash of those messages themselves, byte for byte."""
-        return f"{self.namespace}:dead-messages"
+        return f"{self.prefix}:dead-messages"
 
     def dead_index(self) -> str:
         """The sorted set of those, by the time they were put aside."""
-        return f"{self.namespace}:dead-index"
+        return f"{self.prefix}:dead-index"
 
     def cancelled(self) -> str:
         """The sorted set of ids that were cancelled while nobody knew them, by when that was."""
-        return f"{self.namespace}:cancelled"
+        return f"{self.prefix}:cancelled"
 
     def celery_prefix(self) -> str:
         """What stands before Celery's own names: nothing in the default namespace.
 
-        There, Celery's tools and applications need no settings; of any other one they are told by
-        `result_backend_transport_options.global_keyprefix`, `control_exchange` and
-        `event_exchange`.
+        There, Celery's tools and applications need no settings; of any other one, and of a hash
+        tag, they are told by `result_backend_transport_options.global_keyprefix`,
+        `control_exchange` and `event_exchange`.
         """
-        return "" if self.namespace == DEFAULT_NAMESPACE else f"{self.namespace}:"
+        is_plain = self.namespace == DEFAULT_NAMESPACE and not self.hash_tag
+        return "" if is_plain else f"{self.prefix}:"
 
     def celery_result(self, task_id: str) -> str:
         """Celery's own result of a task, and the channel on which it is announced."""
         return f"{self.celery_prefix()}celery-task-meta-{task_id}"
+
+    def binding(self, exchange: str) -> str:
+        """The set in which kombu notes the queues of an exchange, such as a queue's own one."""
+        return f"_kombu.binding.{exchange}"
 
     def control_exchange(self) -> str:
         """Where Celery's applications send control commands, such as revoke."""

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Protocol, TypeAlias
 
 import redis
+from redis.exceptions import MovedError
 
 Place: TypeAlias = tuple[str, int]
 """Host and port."""
@@ -39,6 +40,14 @@ _REASONS: Mapping[str, str] = {
 }
 """By the code of an error reply: each says that another server may be asked, or this one later."""
 
+_LATER = frozenset({"ASK", "TRYAGAIN"})
+"""Of these: this one, later. It is the right one until the last key has moved."""
+
+_OF_CLUSTERS = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "CROSSSLOT"})
+
+_OUT_OF_REACH = "ttempted to access a non local key in a cluster node"
+"""As TRYAGAIN, of a script that has begun, since all the keys that it declares were there."""
+
 _IN_SCRIPT = re.compile(r"Error running script.*?: -([A-Z]+) ", re.DOTALL)
 """Redis 6 and older put the code of an error within a script into a sentence."""
 
@@ -49,6 +58,10 @@ class WrongServer(redis.ConnectionError):
 
 class NoPrimary(redis.ConnectionError):
     """Nobody says where the primary is. The message is a sentence for users."""
+
+
+class NoHashTag(redis.ResponseError):
+    """The server is a node of a Redis Cluster, and the keys have many slots."""
 
 
 class Locator(Protocol):
@@ -65,6 +78,10 @@ class Locator(Protocol):
         """
         ...
 
+    def moved_to(self, place: Place) -> None:
+        """A node of a cluster says that the keys are there now."""
+        ...
+
 
 class FixedAddress:
     """One address that leads to the primary of the moment: its name is resolved at each connect."""
@@ -74,6 +91,9 @@ class FixedAddress:
     def candidates(self) -> Iterator[Place | None]:
         yield None
 
+    def moved_to(self, place: Place) -> None:
+        """Only with a hash tag is a cluster followed."""
+
 
 class Primary:
     """What a process has found out about one address. Without locks: a fork may come at any time.
@@ -82,8 +102,9 @@ class Primary:
     epoch is replaced before its next use: it may lead to that server, too.
     """
 
-    def __init__(self, locator: Locator) -> None:
+    def __init__(self, locator: Locator, *, has_hash_tag: bool = False) -> None:
         self.locator = locator
+        self._has_hash_tag = has_hash_tag
         self.epoch = 0
         self.tells_history = True
         """Whether access rules allow INFO, as far as is known."""
@@ -121,6 +142,26 @@ class Primary:
         if self._place not in (None, place):
             raise WrongServer(f"Redis at {place[0]}:{place[1]} is not the primary any more")
 
+    def refusal(self, error: redis.RedisError, epoch: int, place: str) -> redis.RedisError | None:
+        """What an error reply over a connection of that epoch means, if it is the server's fault.
+
+        After `WrongServer` the connection is of no more use.
+        """
+        code = wrong_code(error)
+        if code in _OF_CLUSTERS and not self._has_hash_tag:
+            return NoHashTag(
+                f"Redis at {place} is a node of a Redis Cluster ({code}): keep all keys in one "
+                "slot by broker.hash_tag = true, in Python BrokerAddress(url, hash_tag=True)"
+            )
+        if code is None or code not in _REASONS:
+            return None
+        if code not in _LATER:
+            self.is_wrong(epoch)
+        if isinstance(error, MovedError):
+            # Without a host it is the same one.
+            self.locator.moved_to((error.host or place.rpartition(":")[0], error.port))
+        return wrong_server(code, place)
+
     def check(self, told: Mapping[str, str], epoch: int, place: str) -> int:
         """The epoch of a connection that began in `epoch`, by what its server says of itself.
 
@@ -145,11 +186,13 @@ class Primary:
 
 
 def wrong_code(error: redis.RedisError) -> str | None:
-    """The code of an error reply that means `WrongServer`; None for any other error."""
+    """The code of an error reply that may be the server's fault; None for any other error."""
     text = str(error)
     code = getattr(error, "status_code", None) or text.partition(" ")[0]
-    if code in _REASONS:
+    if code in _REASONS or code in _OF_CLUSTERS:
         return str(code)
+    if _OUT_OF_REACH in text:
+        return "TRYAGAIN"
     found = _IN_SCRIPT.search(text)
     return found[1] if found and found[1] in _REASONS else None
 

@@ -147,7 +147,7 @@ class StoreComparison:
         broker, storage = settings.broker, settings.storage
         client = connect(broker.address(), timeout_seconds=broker.timeout_seconds)
         store = ObjectStore(storage.address(), timeout_seconds=storage.timeout_seconds)
-        return cls(client, Names(broker.namespace), store, ttl_seconds=broker.record_ttl_seconds)
+        return cls(client, broker.names(), store, ttl_seconds=broker.record_ttl_seconds)
 
     def differences(self, *, repairs: bool = False) -> Iterator[Difference]:
         """Each difference, as it is found. `repairs`: make records anew from results."""

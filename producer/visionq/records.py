@@ -538,6 +538,9 @@ class Records:
         """Up to `limit` ids that have a record, in no order. SCAN: costs what Redis holds."""
         prefix = self._names.record("")
         with mapped_errors():
+            if self._names.hash_tag:
+                # SCAN names no key: a node that has the slot no longer would find nothing.
+                self._redis.exists(self._names.open())
             for index, key in enumerate(self._redis.scan_iter(match=f"{prefix}*", count=500)):
                 if index >= limit:
                     return

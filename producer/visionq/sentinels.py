@@ -9,13 +9,12 @@ next sentinel is asked where that one is no primary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import redis
-from redis.connection import parse_url
 
 from visionq.broker_urls import BrokerAddress
 from visionq.primaries import NoPrimary, Place
+from visionq.questions import ask
 from visionq.sentinel_urls import read_sentinel_url
 
 SENTINEL_SECONDS = 0.5
@@ -31,13 +30,8 @@ class Sentinels:
         told = read_sentinel_url(address.url)
         self._name = told.name
         self._order: tuple[Place, ...] = told.sentinels
-        options: dict[str, Any] = parse_url(address.server_url)  # type: ignore[no-untyped-call]
-        self._class = options.get("connection_class", redis.Connection)
-        self._options = {name: value for name, value in options.items() if name[:4] == "ssl_"}
-        self._options |= {
-            "username": address.sentinel_user,
-            "password": address.sentinel_password,
-        }
+        self._tls = address.tls
+        self._user = (address.sentinel_user, address.sentinel_password)
 
     def candidates(self) -> Iterator[Place]:
         """As `Locator.candidates`. Raises `NoPrimary` where no sentinel names one."""
@@ -62,23 +56,14 @@ class Sentinels:
                 "sentinels, or correct the hosts and the name in broker.url"
             )
 
+    def moved_to(self, place: Place) -> None:
+        """Sentinels know of no slots."""
+
     def _ask(self, sentinel: Place) -> Place | None:
-        host, port = sentinel
-        connection = self._class(
-            host=host,
-            port=port,
-            socket_timeout=SENTINEL_SECONDS,
-            socket_connect_timeout=SENTINEL_SECONDS,
-            protocol=2,  # one step less before the question
-            driver_info=None,
-            **self._options,
+        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
+        [answer] = ask(
+            sentinel, [question], tls=self._tls, user=self._user, seconds=SENTINEL_SECONDS
         )
-        try:
-            connection.connect()
-            connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
-            answer = connection.read_response()
-        finally:
-            connection.disconnect()
         return None if answer is None else (answer[0].decode(), int(answer[1]))
 
 

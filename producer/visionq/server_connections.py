@@ -10,8 +10,6 @@ TCP, TLS and Unix sockets, synchronous and for asyncio, with the same steps.
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -25,20 +23,21 @@ from redis.connection import AbstractConnection, UnixDomainSocketConnection, par
 from redis.exceptions import BusyLoadingError
 
 from visionq.broker_urls import BrokerAddress
+from visionq.cluster_slot import cluster_slot
 from visionq.primaries import (
     ROLE_SECONDS,
     FixedAddress,
+    Locator,
     NoPrimary,
     Place,
     Primary,
     WrongServer,
     read_info,
-    wrong_code,
-    wrong_server,
 )
+from visionq.questions import EncryptedConnection
 from visionq.sentinel_urls import is_sentinel_url
 from visionq.sentinels import Sentinels
-from visionq.tls import SHOW_A_CERTIFICATE, NoHandshake, Tls, tls_advice
+from visionq.tls import SHOW_A_CERTIFICATE, Tls, tls_advice
 
 _ERROR_REPLIES = (redis.ResponseError, BusyLoadingError)
 _UNREACHED = (redis.ConnectionError, redis.TimeoutError)
@@ -166,30 +165,19 @@ class ToPrimary(AbstractConnection):
         return str(self._host_error())  # type: ignore[no-untyped-call]
 
     def _refuse_wrong(self, error: redis.RedisError) -> None:
-        code = wrong_code(error)
-        if code is None:
-            return
-        self._primary.is_wrong(self._epoch)
-        self.disconnect()  # type: ignore[no-untyped-call]
-        raise wrong_server(code, self._place()) from error
+        refusal = self._primary.refusal(error, self._epoch, self._place())
+        if isinstance(refusal, WrongServer):
+            self.disconnect()  # type: ignore[no-untyped-call]
+        if refusal is not None:
+            raise refusal from error
 
 
 class Plain(ToPrimary, redis.Connection):
     """Over TCP."""
 
 
-class Encrypted(ToPrimary, redis.SSLConnection):
-    """Over TLS. redis-py would trust the system's authorities beside the one that is named."""
-
-    def __init__(self, *, tls: Tls, **options: Any) -> None:
-        super().__init__(**options)
-        self._tls = tls
-
-    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
-        try:
-            return self._tls.new_context().wrap_socket(sock, server_hostname=self.host)
-        except TimeoutError as error:
-            raise NoHandshake from error
+class Encrypted(ToPrimary, EncryptedConnection):
+    """Over TLS."""
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         try:
@@ -327,12 +315,11 @@ class AsyncToPrimary(aio.AbstractConnection):
         return await self.read_response()
 
     async def _refuse_wrong(self, error: redis.RedisError) -> None:
-        code = wrong_code(error)
-        if code is None:
-            return
-        self._primary.is_wrong(self._epoch)
-        await self.disconnect(nowait=True)
-        raise wrong_server(code, self._place()) from error
+        refusal = self._primary.refusal(error, self._epoch, self._place())
+        if isinstance(refusal, WrongServer):
+            await self.disconnect(nowait=True)
+        if refusal is not None:
+            raise refusal from error
 
 
 class AsyncPlain(AsyncToPrimary, aio.Connection):
@@ -384,7 +371,13 @@ def pool_options(address: BrokerAddress, *, is_async: bool = False) -> dict[str,
 @lru_cache(maxsize=64)
 def primary_of(address: BrokerAddress) -> Primary:
     """The one that all connections of this process to the address share."""
-    return Primary(Sentinels(address) if is_sentinel_url(address.url) else FixedAddress())
+    return Primary(_locator_of(address), has_hash_tag=address.hash_tag)
+
+
+def _locator_of(address: BrokerAddress) -> Locator:
+    if is_sentinel_url(address.url):
+        return Sentinels(address)
+    return cluster_slot(address) if address.hash_tag else FixedAddress()
 
 
 async def _next_of(found: Iterator[Place | None], *, is_instant: bool) -> list[Place | None]:

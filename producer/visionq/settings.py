@@ -36,7 +36,7 @@ from pydantic_settings import (
 from visionq.broker_urls import SCHEMES, BrokerAddress
 from visionq.errors import SettingsError
 from visionq.kinds import BUILTIN_KINDS, Kind
-from visionq.names import INPUT_FOLDER
+from visionq.names import INPUT_FOLDER, Names
 from visionq.objects import StoreAddress
 
 ENV_PREFIX = "VISIONQ_"
@@ -50,7 +50,7 @@ HostName = Annotated[str, Field(pattern=r"^\.?[a-z0-9][a-z0-9.-]{0,252}$")]
 # Pillow opens forty, some by running other programs; of these it is known what they take of memory.
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "PDF", "HEIF", "GIF", "TIFF", "BMP"]
 Port = Annotated[int, Field(ge=1, le=65_535)]
-QueueName = Annotated[str, Field(pattern=r"^[\w.:@/-]{1,200}$")]
+QueueName = Annotated[str, Field(pattern=r"^[\w.:@/{}-]{1,200}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
@@ -80,6 +80,7 @@ class BrokerSettings(_Section):
     sentinel_user: str | None = None
     sentinel_password: SecretStr | None = None
     namespace: Name = "visionq"
+    hash_tag: bool = False
     timeout_seconds: Seconds = 2.0
     record_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=60)
     lease_seconds: float = Field(default=15.0, ge=1, le=3600)
@@ -95,15 +96,26 @@ class BrokerSettings(_Section):
             raise ValueError(f"must start with one of {', '.join(SCHEMES)} and ://")
         return url
 
+    @model_validator(mode="after")
+    def _has_one_database(self) -> Self:
+        if self.hash_tag:
+            self.address()
+        return self
+
     def address(self) -> BrokerAddress:
-        return BrokerAddress(
+        address = BrokerAddress(
             self.url.get_secret_value(),
             tls_ca_file=self.tls_ca_file,
             tls_cert_file=self.tls_cert_file,
             tls_key_file=self.tls_key_file,
             sentinel_user=self.sentinel_user,
             sentinel_password=_reveal(self.sentinel_password),
+            hash_tag=self.hash_tag,
         )
+        return address.for_namespace(self.namespace)
+
+    def names(self) -> Names:
+        return Names(self.namespace, hash_tag=self.hash_tag)
 
 
 def _reveal(secret: SecretStr | None) -> str | None:
@@ -235,6 +247,18 @@ class Settings(BaseSettings):
     kinds: dict[KindName, Kind] = Field(
         default_factory=lambda: dict(BUILTIN_KINDS), validate_default=True
     )
+
+    @model_validator(mode="after")
+    def _has_one_slot(self) -> Self:
+        """A worker publishes to these queues, and a cluster takes them on another node."""
+        names = self.broker.names()
+        for queue in self.worker.canvas_queues if self.broker.hash_tag else ():
+            if not names.share_slot_with(queue):
+                raise ValueError(
+                    f"worker.canvas_queues: {queue} has another slot than the rest with "
+                    f"broker.hash_tag; its name must begin with {names.prefix}"
+                )
+        return self
 
     @field_validator("kinds", mode="before")
     @classmethod

@@ -72,7 +72,7 @@ class Watch:
         self._names = names
         self._timeout_seconds = timeout_seconds
         pool = redis.asyncio.BlockingConnectionPool(
-            **pool_options(as_address(broker), is_async=True),
+            **pool_options(as_address(broker).for_namespace(names.namespace), is_async=True),
             # One to read by turns, one for the subscription: otherwise waiters that wake together
             # would open a connection each, and keep it.
             max_connections=2,

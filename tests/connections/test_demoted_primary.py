@@ -204,8 +204,6 @@ def test_status_of_an_idle_asyncio_client(pair: Pair, records: Records) -> None:
         "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
         "UNBLOCKED force unblock from blocking operation, instance state changed",
         "LOADING Redis is loading the dataset in memory",
-        "CLUSTERDOWN The cluster is down",
-        "MOVED 3999 127.0.0.1:6381",
         "NOREPLICAS Not enough good replicas to write.",
     ],
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tests.faults import (
+    rows_cluster,
     rows_failover,
     rows_host,
     rows_inputs,
@@ -95,5 +96,6 @@ ROWS: Mapping[int, Row] = {
     43: Row("store misbehaves", rows_store.store_misbehaves),
     42: Row("records gone", rows_records.records_gone),
     40: Row("replicas confirm", rows_replicas.replicas_confirm),
+    41: Row("one slot of a cluster", rows_cluster.one_slot),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
@@ -86,11 +86,12 @@ class World:
         settings: Mapping[str, str] | None = None,
         broker_url: str | None = None,
         broker: BrokerAddress | None = None,
+        hash_tag: bool = False,
     ) -> Iterator[Scene]:
         """An empty Redis, and whatever a row needs. `settings` are VISIONQ_ variables.
 
         `broker_url`: of a Redis of the row's own, in place of the world's. `broker`: what the
-        producer is given, where it is no URL of one server.
+        producer is given, where it is no URL of one server. `hash_tag`: it is a cluster.
         """
         folder = self.folder / f"{name}-{self.sort}"
         folder.mkdir()
@@ -104,9 +105,11 @@ class World:
                 lease_seconds=lease_seconds,
                 tokens=tokens,
                 record_ttl_seconds=record_ttl_seconds,
+                hash_tag=hash_tag,
                 settings={
                     "VISIONQ_WORKER__CONCURRENCY": str(concurrency),
                     "VISIONQ_BROKER__RECORD_TTL_SECONDS": str(record_ttl_seconds),
+                    "VISIONQ_BROKER__HASH_TAG": str(hash_tag).lower(),
                     **(settings or {}),
                 },
                 broker=broker,
@@ -138,6 +141,7 @@ class Scene:
         lease_seconds: float,
         tokens: tuple[int, int],
         record_ttl_seconds: int,
+        hash_tag: bool,
         settings: dict[str, str],
         broker: BrokerAddress | None,
     ) -> None:
@@ -145,11 +149,11 @@ class Scene:
         self.servers = world.servers
         self.random = random.Random(world.seed)
         self.lease_seconds = lease_seconds
-        self.names = Names(folder.name)
+        self.names = Names(folder.name, hash_tag=hash_tag)
         self._folder = folder
         self._urls = urls
         self._settings = lease_env(lease_seconds) | settings
-        self.raw = redis.Redis.from_url(urls.broker_url, decode_responses=True)
+        self.raw = _raw_client(urls.broker_url, hash_tag=hash_tag)
         stack.callback(self.raw.close)
         self.raw.flushdb()
         self.events = Events()
@@ -324,13 +328,25 @@ class Scene:
         """Through the producer's own proxy, unless it has an address of its own."""
         return stack.enter_context(
             Client(
-                broker or _with_port(urls.broker_url, self.redis_of_producer.port),
+                broker
+                or BrokerAddress(
+                    _with_port(urls.broker_url, self.redis_of_producer.port),
+                    hash_tag=self.names.hash_tag,
+                ),
                 _address(urls),
                 namespace=self.names.namespace,
                 record_ttl_seconds=record_ttl_seconds,
                 replicas_to_confirm=int(self._settings.get(REPLICAS_VARIABLE, 0)),
             )
         )
+
+
+def _raw_client(url: str, *, hash_tag: bool) -> redis.Redis:
+    """redis-py's own, of a cluster redis-py's for clusters, which has the same commands."""
+    if hash_tag:
+        cluster: Any = redis.RedisCluster.from_url(url, decode_responses=True)
+        return cast("redis.Redis", cluster)
+    return redis.Redis.from_url(url, decode_responses=True)
 
 
 def _address(urls: LocalUrls) -> StoreAddress:

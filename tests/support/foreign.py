@@ -12,22 +12,30 @@ from visionq.local import LocalUrls
 from visionq.names import DEFAULT_NAMESPACE
 
 
-def foreign_app(urls: LocalUrls, namespace: str = DEFAULT_NAMESPACE) -> Celery:
+def foreign_app(
+    urls: LocalUrls, namespace: str = DEFAULT_NAMESPACE, *, hash_tag: bool = False
+) -> Celery:
     """As `docs/senders.md` has it; the default namespace needs no settings."""
     app = Celery("other", broker=urls.broker_url, backend=urls.broker_url, set_as_current=False)
-    if namespace != DEFAULT_NAMESPACE:
+    prefix = f"{{{namespace}}}" if hash_tag else namespace
+    if prefix != DEFAULT_NAMESPACE:
         app.conf.update(
-            result_backend_transport_options={"global_keyprefix": f"{namespace}:"},
-            control_exchange=f"{namespace}:celery",
-            event_exchange=f"{namespace}:celeryev",
+            result_backend_transport_options={"global_keyprefix": f"{prefix}:"},
+            control_exchange=f"{prefix}:celery",
+            event_exchange=f"{prefix}:celeryev",
         )
+    if hash_tag:
+        # kombu notes when such queues expire under a key of another slot.
+        app.conf.update(control_queue_expires=None, event_queue_expires=None)
     return app
 
 
 @contextmanager
-def opened_foreign_app(urls: LocalUrls, namespace: str = DEFAULT_NAMESPACE) -> Iterator[Celery]:
+def opened_foreign_app(
+    urls: LocalUrls, namespace: str = DEFAULT_NAMESPACE, *, hash_tag: bool = False
+) -> Iterator[Celery]:
     """The same; all that Celery leaves open is closed at the end."""
-    app = foreign_app(urls, namespace)
+    app = foreign_app(urls, namespace, hash_tag=hash_tag)
     # A result that is forgotten would unsubscribe, and connect once more for it.
     app.backend.remove_pending_result = lambda result: result
     try:

@@ -26,7 +26,7 @@ from visionq.broker import tls_conf
 from visionq.contract import FailureCode, Lane, Result, State, encode_new, is_task_id, read_task
 from visionq.contract import Task as ImageTask
 from visionq.errors import InvalidTask, ObjectMissing, StorageError, TaskExpired, TaskFailed
-from visionq.names import TASK_NAME, Names, result_key
+from visionq.names import TASK_NAME, result_key
 from visionq.redaction import RedactingFormatter
 from visionq.settings import Settings, load_settings
 from visionq_worker.celery_parts import Backend, Consumer, Dispatcher, Pool, celery_options
@@ -113,7 +113,7 @@ def build_app(settings: Settings, load: Callable[[], Engine] | None = None) -> C
     register_plain_json()
     for set_up in (signals.after_setup_logger, signals.after_setup_task_logger):
         set_up.connect(_redact)
-    names = Names(settings.broker.namespace)
+    names = settings.broker.names()
     url = settings.broker.address().celery_url
     backend = f"{Backend.__module__}:{Backend.__name__}+{url}"
     app = Celery("visionq", broker=url, backend=backend, set_as_current=False)

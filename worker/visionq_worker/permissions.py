@@ -107,7 +107,8 @@ def _beside(
     result = names.celery_result(str(uuid.uuid4()))
     yield results, ("SET", result, "", "EX", 1)
     yield f"channel {results}", ("PUBLISH", result, "")
-    yield "_kombu.binding.*", ("SREM", f"_kombu.binding.{PROBE}", PROBE)
+    bindings = names.binding(names.queue(Lane.INTERACTIVE))
+    yield "_kombu.binding.*", ("SREM", bindings, PROBE)
     reply_queue = names.control_reply_queue(str(uuid.uuid4()))
     yield names.control_reply_queue("*"), ("LREM", reply_queue, 1, PROBE)
     events = names.event_topic(database, PROBE)  # an empty message is none to whoever listens

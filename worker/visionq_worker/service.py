@@ -16,7 +16,6 @@ from visionq.connections import connect
 from visionq.contract import Lane
 from visionq.errors import BrokerUnavailable, NotReplicated, SettingsError, StorageError
 from visionq.fleet import Fleets, WorkerReport
-from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import QueueLimits, Records
 from visionq.replication import Replicas
@@ -156,12 +155,12 @@ class Service:
 
     def _write(self) -> None:
         """Over the connection of the leases."""
-        check_write(self._redis, Names(self.settings.broker.namespace), self._owner)
+        check_write(self._redis, self.settings.broker.names(), self._owner)
 
     def _write_freshly(self) -> None:
         """Over a connection that nobody had before, to where the address leads now."""
         with closing(_connected(self.settings, self.settings.broker.timeout_seconds)) as client:
-            check_write(client, Names(self.settings.broker.namespace), self._owner)
+            check_write(client, self.settings.broker.names(), self._owner)
 
     def _teller(self, undo: ExitStack, info: EngineInfo) -> Callable[[], None]:
         """Tells clients what this worker can do, and how fast it was lately."""
@@ -169,7 +168,7 @@ class Service:
         urls_allowed = self.settings.urls.allowed
         client = _connected(self.settings, broker.timeout_seconds)
         undo.callback(client.close)
-        fleets = Fleets(client, Names(broker.namespace))
+        fleets = Fleets(client, broker.names())
 
         def tell() -> None:
             per_second, seconds = self.throughput.measured() or (None, None)
@@ -192,7 +191,7 @@ class Service:
         assert self._records is not None, "the service is open"
         timeout = self.settings.broker.timeout_seconds
         client = _connected(self.settings, timeout, gives_text=False)
-        names = Names(self.settings.broker.namespace)
+        names = self.settings.broker.names()
         commands = {**answers, "revoke": revoking(self._records.cancel)}
         channel = ControlChannel(client, names, node=node, answers=commands)
         channel.start()
@@ -279,7 +278,7 @@ class Service:
         broker = self.settings.broker
         publisher = Publisher(
             broker.address(),
-            Names(broker.namespace),
+            broker.names(),
             timeout_seconds=broker.timeout_seconds,
         )
         undo.callback(publisher.close)
@@ -318,7 +317,7 @@ def _leases(client: Redis, settings: Settings, owner: str) -> Leases:
     broker = settings.broker
     return Leases(
         client,
-        Names(broker.namespace),
+        broker.names(),
         owner=owner,
         lease_seconds=broker.lease_seconds,
         max_attempts=broker.max_attempts,
@@ -327,7 +326,7 @@ def _leases(client: Redis, settings: Settings, owner: str) -> Leases:
 
 
 def _waker(settings: Settings) -> Waker:
-    names = Names(settings.broker.namespace)
+    names = settings.broker.names()
     client = _connected(settings, BLOCK_SECONDS + settings.broker.timeout_seconds)
     return Waker(client, [names.queue(lane) for lane in Lane])
 
@@ -358,7 +357,7 @@ def open_records(settings: Settings) -> Records:
     client = _connected(settings, settings.broker.timeout_seconds)
     records = Records(
         client,
-        Names(settings.broker.namespace),
+        settings.broker.names(),
         ttl_seconds=settings.broker.record_ttl_seconds,
         # What a worker has to write down is accepted already.
         limits=QueueLimits(max_waiting=2**53),
@@ -393,7 +392,7 @@ def require_own_keys(settings: Settings) -> tuple[str, ...]:
     Raises `StartError` when it may not write all those of the namespace.
     """
     client = _connected(settings, settings.broker.timeout_seconds)
-    names = Names(settings.broker.namespace)
+    names = settings.broker.names()
     try:
         forbidden = forbidden_keys(client, names, settings.worker.canvas_queues)
     except BrokerUnavailable as exc:
