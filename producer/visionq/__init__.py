@@ -23,6 +23,7 @@ from visionq.contract import (
     Verdict,
 )
 from visionq.errors import (
+    BrokerDenied,
     BrokerUnavailable,
     BucketMissing,
     ClientClosed,
@@ -69,6 +70,7 @@ from visionq.submissions import Submission, SubmitOptions
 __all__ = [
     "AsyncClient",
     "AsyncTaskHandle",
+    "BrokerDenied",
     "BrokerUnavailable",
     "BucketMissing",
     "Client",

@@ -25,6 +25,7 @@ from visionq.errors import BrokerUnavailable
 from visionq.names import TASK_NAME, Names
 from visionq.per_process import PerProcess
 from visionq.redaction import redacted
+from visionq.refusals import broker_error
 
 MAX_PRODUCERS = 10
 """Threads that publish at once; a further one waits for its turn."""
@@ -167,4 +168,4 @@ def _mapped_errors() -> Iterator[None]:
         yield
     except (KombuError, OperationalError, RedisError, OSError) as exc:
         said = redacted(f"{type(exc).__name__}: {exc}")
-        raise BrokerUnavailable(f"publishing failed: {said}") from exc
+        raise broker_error(exc, f"publishing failed: {said}") from exc

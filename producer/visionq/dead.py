@@ -25,7 +25,7 @@ from visionq.arguments import checked_count, settings_or_default
 from visionq.contract import State, encode_task, is_task_id, read_task
 from visionq.errors import ClientClosed, InvalidArgument, InvalidTask, TaskUnknown
 from visionq.names import Names
-from visionq.records import LANES, LOOK_SECONDS, connect, mapped_errors, state_of
+from visionq.records import LANES, LOOK_SECONDS, connect, evaluate, mapped_errors, state_of
 
 if TYPE_CHECKING:
     from visionq.settings import Settings
@@ -112,7 +112,7 @@ redis.call('LPUSH', queue, message)
 redis.call('HDEL', DEAD, ID)
 redis.call('HDEL', MESSAGES, ID)
 redis.call('ZREM', INDEX, ID)
-if task ~= '' then redis.call('PUBLISH', CHANNEL, 'PENDING') end
+if task ~= '' then redis.pcall('PUBLISH', CHANNEL, 'PENDING') end
 return {'replayed', state or 'UNKNOWN'}
 """
 
@@ -346,7 +346,7 @@ class DeadLetters:
         task = _task_in(self._message(letter_id), letter_id) or ""
         args = [self._ttl, letter_id, str(LOOK_SECONDS), names.events(letter_id), task, *LANES]
         with mapped_errors():
-            outcome, state = self._replay(keys, args)
+            outcome, state = evaluate(self._redis, self._replay, keys, args)
         return Replayed(id=letter_id, outcome=Outcome(outcome), state=state_of(state))
 
     def _message(self, letter_id: str) -> bytes:

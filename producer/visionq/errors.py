@@ -18,6 +18,7 @@
     ├── IdempotencyConflict      the key is in use for other content; carries the `task_id`
     ├── QueueFull                too many tasks wait; carries `retry_after_seconds`
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
+    │   └── BrokerDenied         its access rules forbid it: an operator has to act first
     ├── StorageError             the object store refused or did not answer
     │   ├── StorageUnavailable
     │   ├── StorageDenied
@@ -175,6 +176,10 @@ class QueueFull(VisionqError):
 
 class BrokerUnavailable(VisionqError):
     """Redis cannot be reached or does not answer."""
+
+
+class BrokerDenied(BrokerUnavailable):
+    """Redis does not let this user in, or not do this: an operator has to change that."""
 
 
 class StorageError(VisionqError):
