@@ -80,6 +80,7 @@ class BrokerSettings(_Section):
     max_attempts: int = Field(default=5, ge=1, le=1000)
     max_waiting: int = Field(default=100_000, ge=1)
     max_waiting_per_tenant: int | None = Field(default=None, ge=1)
+    insist: bool = False
 
     @field_validator("url")
     @classmethod

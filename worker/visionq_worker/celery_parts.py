@@ -19,7 +19,7 @@ from celery.states import SUCCESS
 from celery.worker.consumer import Consumer as CeleryConsumer
 from redis import RedisError
 
-from visionq_worker.permissions import is_for_good
+from visionq.refusals import is_for_good
 
 if TYPE_CHECKING:
     from visionq_worker.leases import Leases

@@ -22,8 +22,8 @@ from redis import Redis, RedisError
 from visionq.contract import is_task_id
 from visionq.errors import BrokerUnavailable
 from visionq.names import Names
+from visionq.refusals import is_for_good
 from visionq_worker.control_messages import BadCommand, Command, read_command, write_reply
-from visionq_worker.permissions import is_for_good
 
 log = logging.getLogger(__name__)
 

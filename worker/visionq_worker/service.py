@@ -13,17 +13,18 @@ from redis import RedisError
 
 from visionq.broker import Publisher
 from visionq.contract import Lane
-from visionq.errors import BrokerUnavailable, SettingsError, StorageError
 from visionq.fleet import Fleets, WorkerReport
 from visionq.names import Names
 from visionq.objects import ObjectStore
-from visionq.records import QueueLimits, Records, connect
+from visionq.records import QueueLimits, Records
 from visionq.settings import Settings
+from visionq_worker.broker_checks import check_broker, connected
+from visionq_worker.bucket_checks import check_bucket
 from visionq_worker.control import ControlChannel, revoking
 from visionq_worker.cpu import num_cores
-from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
 from visionq_worker.fetching import Fetcher, UrlRules
+from visionq_worker.findings import require
 from visionq_worker.gate import StoreGate
 from visionq_worker.health import Pulse, write_health
 from visionq_worker.images import ImageLimits, set_up_pillow
@@ -31,7 +32,6 @@ from visionq_worker.jpegs import FAST_DECODER, has_fast_decoder
 from visionq_worker.keeper import Keeper
 from visionq_worker.leases import Leases
 from visionq_worker.malloc import set_up_malloc
-from visionq_worker.permissions import forbidden_keys
 from visionq_worker.preparation import Preparation
 from visionq_worker.reconciler import Reconciler
 from visionq_worker.sources import Sources
@@ -40,8 +40,6 @@ from visionq_worker.waker import BLOCK_SECONDS, Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from redis import Redis
 
     from visionq_worker.control import Answer
     from visionq_worker.engine.request import Engine, EngineInfo
@@ -129,7 +127,7 @@ class Service:
         """Tells clients what this worker can do, and how fast it was lately."""
         broker, concurrency = self.settings.broker, self.settings.worker.concurrency
         urls_allowed = self.settings.urls.allowed
-        client = _connected(self.settings, broker.timeout_seconds)
+        client = connected(self.settings, broker.timeout_seconds)
         undo.callback(client.close)
         fleets = Fleets(client, Names(broker.namespace))
 
@@ -153,7 +151,7 @@ class Service:
         """Take Celery's control commands, once the service is open. `node`: the worker's name."""
         assert self._records is not None, "the service is open"
         timeout = self.settings.broker.timeout_seconds
-        client = _connected(self.settings, timeout, gives_text=False)
+        client = connected(self.settings, timeout, gives_text=False)
         names = Names(self.settings.broker.namespace)
         commands = {**answers, "revoke": revoking(self._records.cancel)}
         channel = ControlChannel(client, names, node=node, answers=commands)
@@ -181,13 +179,13 @@ class Service:
         settings = self.settings
         log.debug("the C library is told what to keep: %s", set_up_malloc())
         set_up_pillow(settings.limits.image_formats)
-        records = self._records = open_records(settings)
+        require(check_broker(settings))
+        records = self._records = _records(settings)
         undo.callback(records.close)
-        forbidden = require_own_keys(settings)
-        if forbidden:
-            log.warning("Redis does not let this worker write %s", ", ".join(forbidden))
-        store = open_store(settings)
+        store = build_store(settings)
         undo.callback(store.close)
+        bucket = check_bucket(store)
+        require(bucket.findings)
         engine = self._load()
         undo.callback(engine.close)
         executor = Executor(
@@ -209,7 +207,7 @@ class Service:
             progress_seconds=settings.worker.progress_seconds,
             retry_seconds=settings.worker.retry_seconds,
             store_gate=self.store_gate,
-            keeps_results=_keeps_results(store),
+            keeps_results=bucket.keeps_results,
             reuses=settings.worker.reuse,
         )
         self._start_housekeeping(undo, engine, executor, records, store)
@@ -264,7 +262,7 @@ class Service:
 def _leases(settings: Settings, owner: str) -> Leases:
     broker = settings.broker
     return Leases(
-        _connected(settings, broker.timeout_seconds),
+        connected(settings, broker.timeout_seconds),
         Names(broker.namespace),
         owner=owner,
         lease_seconds=broker.lease_seconds,
@@ -275,16 +273,8 @@ def _leases(settings: Settings, owner: str) -> Leases:
 
 def _waker(settings: Settings) -> Waker:
     names = Names(settings.broker.namespace)
-    client = _connected(settings, BLOCK_SECONDS + settings.broker.timeout_seconds)
+    client = connected(settings, BLOCK_SECONDS + settings.broker.timeout_seconds)
     return Waker(client, [names.queue(lane) for lane in Lane])
-
-
-def _connected(settings: Settings, timeout_seconds: float, *, gives_text: bool = True) -> Redis:
-    url = settings.broker.url.get_secret_value()
-    try:
-        return connect(url, timeout_seconds=timeout_seconds, gives_text=gives_text)
-    except SettingsError as exc:
-        raise StartError(f"broker: {exc}") from exc
 
 
 def build_preparation(settings: Settings, engine: Engine) -> Preparation:
@@ -300,63 +290,23 @@ def build_preparation(settings: Settings, engine: Engine) -> Preparation:
     )
 
 
-def open_records(settings: Settings) -> Records:
-    """The records, with a broker that answers. Raises `StartError`."""
-    client = _connected(settings, settings.broker.timeout_seconds)
-    records = Records(
-        client,
+def _records(settings: Settings) -> Records:
+    return Records(
+        connected(settings, settings.broker.timeout_seconds),
         Names(settings.broker.namespace),
         ttl_seconds=settings.broker.record_ttl_seconds,
         # What a worker has to write down is accepted already.
         limits=QueueLimits(max_waiting=2**53),
     )
-    try:
-        records.ping()
-    except BrokerUnavailable as exc:
-        raise StartError(f"broker: {exc}") from exc
-    return records
 
 
-def require_own_keys(settings: Settings) -> tuple[str, ...]:
-    """The patterns of keys beside the namespace that the worker may not write.
-
-    Raises `StartError` when it may not write all those of the namespace.
-    """
-    client = _connected(settings, settings.broker.timeout_seconds)
-    names = Names(settings.broker.namespace)
-    try:
-        forbidden = forbidden_keys(client, names, settings.worker.canvas_queues)
-    except BrokerUnavailable as exc:
-        raise StartError(f"broker: {exc}") from exc
-    finally:
-        client.close()
-    if forbidden.own:
-        raise StartError(f"broker: this user may not write {', '.join(forbidden.own)}")
-    return forbidden.beside
-
-
-def open_store(settings: Settings) -> ObjectStore:
-    """The store, with a bucket that may be used. Raises `StartError`."""
-    store = ObjectStore(
+def build_store(settings: Settings) -> ObjectStore:
+    """Asks nothing of the store yet."""
+    return ObjectStore(
         settings.storage.address(),
         timeout_seconds=settings.storage.timeout_seconds,
         max_connections=max(10, settings.worker.concurrency * 2),
     )
-    try:
-        store.check_bucket()
-    except StorageError as exc:
-        raise StartError(f"bucket: {exc}") from exc
-    return store
-
-
-def _keeps_results(store: ObjectStore) -> bool:
-    """Whether the store keeps a stored result from being overwritten. Raises `StartError`."""
-    try:
-        keeps = store.honours_put_new()
-    except StorageError as exc:
-        raise StartError(f"bucket: {exc}") from exc
-    log.info("conditional writes: %s", "honoured" if keeps else "not honoured by this store")
-    return keeps
 
 
 def _fetcher(settings: Settings) -> Fetcher | None:
