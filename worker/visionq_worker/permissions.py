@@ -140,7 +140,7 @@ def forbidden_keys(client: Redis, names: Names, canvas_queues: Iterable[str]) ->
 
 def try_commands(client: Redis, names: Names) -> Tried:
     """Try each command that a worker uses. Raises `BrokerUnavailable`."""
-    refused = {**_refused_outside_scripts(client)}
+    refused = _refused_outside_scripts(client, names)
     if not {"EVAL", "EVALSHA"} & refused.keys():
         task_id = str(uuid.uuid4())
         words = {_KEY: names.record(task_id), "CHANNEL": names.events(task_id)}
@@ -177,7 +177,7 @@ def _is_missing(said: str) -> bool:
     return is_for_good(ResponseError(said)) or "syntax error" in said
 
 
-def _refused_outside_scripts(client: Redis) -> dict[str, str]:
+def _refused_outside_scripts(client: Redis, names: Names) -> dict[str, str]:
     """Of those that scripts are run and messages are published with."""
     refused = {}
     tries: Mapping[str, tuple[Any, ...]] = {
@@ -194,10 +194,10 @@ def _refused_outside_scripts(client: Redis) -> dict[str, str]:
                     refused[name] = str(error)
         with client.pipeline(transaction=True) as pipe:
             try:
-                pipe.execute_command("EXISTS", PROBE)  # type: ignore[no-untyped-call]
+                pipe.execute_command("EXISTS", names.clock())  # type: ignore[no-untyped-call]
                 pipe.execute()
             except ResponseError as error:
-                # Without MULTI, what is refused is EXEC. EXISTS, and its key, are tried elsewhere.
+                # Without MULTI, what is refused is EXEC. EXISTS is tried elsewhere.
                 if "multi" in str(error).lower():
                     refused["MULTI"] = str(error)
     return refused
@@ -276,7 +276,8 @@ def _results(names: Names, canvas_queues: Iterable[str]) -> Iterator[Try]:
     results, result = names.celery_result("*"), names.celery_result(str(uuid.uuid4()))
     yield results, ("HDEL", result, PROBE)
     yield f"channel {results}", ("PUBLISH", result, "")
-    yield "_kombu.binding.*", ("HDEL", f"_kombu.binding.{PROBE}", PROBE)
+    for bindings in ("_kombu.binding.", "_kombu.binding_permanent."):
+        yield f"{bindings}*", ("HDEL", f"{bindings}{PROBE}", PROBE)
     for queue in canvas_queues:
         yield queue, ("HDEL", queue, PROBE)
         groups = f"{names.celery_prefix()}celery-taskset-meta-"
