@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tests.faults import (
+    rows_access,
     rows_failover,
     rows_host,
     rows_inputs,
@@ -85,5 +86,6 @@ ROWS: Mapping[int, Row] = {
     34: Row("scaled up and down", rows_workers.scaled_up_and_down),
     35: Row("cancelled", rows_messages.cancelled),
     36: Row("mixed", rows_mixed.mixed),
+    48: Row("user of Redis limited", rows_access.limited_user),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

@@ -100,7 +100,7 @@ def _info(server: RedisServer | None) -> Finding:
         return ok("broker.info", "INFO may be read")
     return warn(
         "broker.info",
-        "this user may not read INFO: version, eviction policy, persistence and replicas are not"
+        "INFO is refused: version, eviction policy, persistence and replicas are not"
         " known, and after its start a worker waits for one lease before it gives back the tasks of"
         " lost workers; allow it (+info), or look at these yourself",
     )

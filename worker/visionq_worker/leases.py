@@ -151,6 +151,14 @@ class Leases:
         self._evaluate(self._ack_with_result, 4, words)
         self._let_go(claim)
 
+    def may_settle(self) -> bool:
+        """Whether access rules let this worker settle messages. Changes nothing."""
+        try:
+            self._redis.hdel(self._keys[0], "no claim")
+        except (RedisError, OSError) as error:
+            return not is_for_good(error)
+        return True
+
     def give_back(self, claim: str) -> None:
         """Put the message back, to be the next one taken from its queue."""
         self._say(claim, partial(self._run, self._give_back, claim))
