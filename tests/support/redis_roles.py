@@ -13,7 +13,7 @@ from visionq.names import DEFAULT_NAMESPACE
 
 PAGE = Path(__file__).parents[2] / "SECURITY.md"
 ROLES = ("worker", "client", "sender", "operator")
-_LINE = re.compile(r"^ACL SETUSER visionq-(\w+) on >password (.+)$", re.MULTILINE)
+_LINE = re.compile(r"^ACL SETUSER visionq-(\w+) reset on >password (.+)$", re.MULTILINE)
 
 
 def rules_of(role: str, namespace: str = DEFAULT_NAMESPACE) -> list[str]:

@@ -65,8 +65,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "ZREMRANGEBYRANK": (_KEY, "1", "0"),
         "ZREMRANGEBYSCORE": (_KEY, "1", "0"),
         "ZSCORE": (_KEY, PROBE),
-        # Not in scripts: the waker's, Celery's results and kombu's bindings.
-        "BLMOVE": (_KEY, _KEY, "RIGHT", "RIGHT", "0.01"),
+        # Not in scripts: Celery's results and kombu's bindings.
         "SETEX": (_KEY, "1", ""),
         "SADD": (_KEY, ""),
         "SMEMBERS": (_KEY,),
@@ -178,12 +177,14 @@ def _is_missing(said: str) -> bool:
 
 
 def _refused_outside_scripts(client: Redis, names: Names) -> dict[str, str]:
-    """Of those that scripts are run and messages are published with."""
+    """Of those that scripts are run with, and that no script can run."""
     refused = {}
     tries: Mapping[str, tuple[Any, ...]] = {
         "PING": (),
         "EVAL": ("return 1", 0),
         "EVALSHA": ("0" * 40, 0),
+        # The waker's. Redis before 7 knows no blocking commands in scripts.
+        "BLMOVE": (names.record(PROBE), names.record(PROBE), "RIGHT", "RIGHT", "0.01"),
     }
     with mapped_errors():
         for name, args in tries.items():
