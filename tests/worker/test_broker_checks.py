@@ -130,7 +130,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalUrls]:
     with subprocess.Popen([find_valkey(), *words], stdout=subprocess.DEVNULL) as process:
         url = f"redis://127.0.0.1:{port}/0"
         with redis.Redis.from_url(url, decode_responses=True) as raw:
-            wait_until(lambda: _answers(raw), what="the node to answer")
+            wait_until(lambda: answers(raw), what="the node to answer")
             raw.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
             wait_until(
                 lambda: "cluster_state:ok" in str(raw.execute_command("CLUSTER", "INFO")),
@@ -140,7 +140,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalUrls]:
         process.terminate()
 
 
-def _answers(raw: redis.Redis) -> bool:
+def answers(raw: redis.Redis) -> bool:
     try:
         return bool(raw.ping())
     except redis.ConnectionError:
