@@ -24,6 +24,7 @@ from visionq.contract import (
     Verdict,
 )
 from visionq.errors import (
+    BrokerDenied,
     BrokerUnavailable,
     BucketMissing,
     ClientClosed,
@@ -72,6 +73,7 @@ __all__ = [
     "AsyncClient",
     "AsyncTaskHandle",
     "BrokerAddress",
+    "BrokerDenied",
     "BrokerUnavailable",
     "BucketMissing",
     "Client",

@@ -27,6 +27,7 @@ from visionq.errors import BrokerUnavailable, SettingsError
 from visionq.names import TASK_NAME, Names
 from visionq.per_process import PerProcess
 from visionq.redaction import redacted
+from visionq.refusals import broker_error
 from visionq.tls import tls_advice
 
 MAX_PRODUCERS = 10
@@ -189,4 +190,4 @@ def _mapped_errors() -> Iterator[None]:
         said = redacted(f"{type(exc).__name__}: {exc}")
         if advice := tls_advice(exc):
             said = f"{said.rstrip('.')}; {advice}"
-        raise BrokerUnavailable(f"publishing failed: {said}") from exc
+        raise broker_error(exc, f"publishing failed: {said}") from exc

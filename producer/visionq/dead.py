@@ -27,6 +27,7 @@ from visionq.contract import State, encode_task, is_task_id, read_task
 from visionq.errors import ClientClosed, InvalidArgument, InvalidTask, TaskUnknown
 from visionq.names import Names
 from visionq.records import LANES, LOOK_SECONDS, state_of
+from visionq.scripts import evaluate
 
 if TYPE_CHECKING:
     from visionq.settings import Settings
@@ -113,7 +114,7 @@ redis.call('LPUSH', queue, message)
 redis.call('HDEL', DEAD, ID)
 redis.call('HDEL', MESSAGES, ID)
 redis.call('ZREM', INDEX, ID)
-if task ~= '' then redis.call('PUBLISH', CHANNEL, 'PENDING') end
+if task ~= '' then redis.pcall('PUBLISH', CHANNEL, 'PENDING') end
 return {'replayed', state or 'UNKNOWN'}
 """
 
@@ -347,7 +348,7 @@ class DeadLetters:
         task = _task_in(self._message(letter_id), letter_id) or ""
         args = [self._ttl, letter_id, str(LOOK_SECONDS), names.events(letter_id), task, *LANES]
         with mapped_errors():
-            outcome, state = self._replay(keys, args)
+            outcome, state = evaluate(self._redis, self._replay, keys, args)
         return Replayed(id=letter_id, outcome=Outcome(outcome), state=state_of(state))
 
     def _message(self, letter_id: str) -> bytes:

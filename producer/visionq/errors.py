@@ -18,7 +18,8 @@
     ├── IdempotencyConflict      the key is in use for other content; carries the `task_id`
     ├── QueueFull                too many tasks wait; carries `retry_after_seconds`
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
-    │   └── NotReplicated        fewer replicas than wanted have confirmed a write in time
+    │   ├── NotReplicated        fewer replicas than wanted have confirmed a write in time
+    │   └── BrokerDenied         its access rules forbid it: an operator has to act first
     ├── StorageError             the object store refused or did not answer; carries its `status`
     │   ├── StorageUnavailable   it passes; the call may be repeated
     │   ├── StorageDenied        credentials, clock or policy are to be mended
@@ -181,6 +182,10 @@ class BrokerUnavailable(VisionqError):
 
 class NotReplicated(BrokerUnavailable):
     """Fewer replicas of Redis than `broker.replicas_to_confirm` have confirmed a write in time."""
+
+
+class BrokerDenied(BrokerUnavailable):
+    """Redis does not let this user in, or not do this: an operator has to change that."""
 
 
 class StorageError(VisionqError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from visionq.connections import mapped_errors
 from visionq.contract import Lane
 from visionq.records import LANES
+from visionq.scripts import evaluate
 
 if TYPE_CHECKING:
     import redis
@@ -141,6 +142,7 @@ class Fleets:
     """Writes and reads what workers tell. Thread-safe. Raises `BrokerUnavailable`."""
 
     def __init__(self, client: redis.Redis, names: Names) -> None:
+        self._redis = client
         self._key = names.workers()
         self._lanes = [names.lane(lane) for lane in LANES]
         self._tell = client.register_script(TELL)
@@ -152,12 +154,14 @@ class Fleets:
         """For workers: write, or write anew, what this one tells."""
         with mapped_errors():
             told = json.dumps(asdict(report))
-            self._tell([self._key], [owner, told, str(REPORT_TTL_SECONDS)])
+            args = [owner, told, str(REPORT_TTL_SECONDS)]
+            evaluate(self._redis, self._tell, [self._key], args)
 
     def look(self) -> Fleet:
         """What there is now, in one round trip."""
         with mapped_errors():
-            found = self._look([self._key, *self._lanes], [str(REPORT_TTL_SECONDS)])
+            keys = [self._key, *self._lanes]
+            found = evaluate(self._redis, self._look, keys, [str(REPORT_TTL_SECONDS)])
         reports, waiting, now = found
         # Its last act: all that the call took before that, a new connection say, is of no account.
         self._redis_ahead_seconds = float(now) - elapsed()

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
 from visionq.contract import State, Status
-from visionq.errors import BrokerUnavailable, WaitTimeout
+from visionq.errors import BrokerDenied, BrokerUnavailable, WaitTimeout
 from visionq.terminal import one_line
 from visionq.watch import timed_out
 
@@ -69,6 +69,8 @@ def follow(
                     ) from None
                 # Looked at as well: over a slow link one wait may be too short to learn anything.
                 status = handle.status()
+            except BrokerDenied:
+                raise
             except BrokerUnavailable:
                 # An outage is sat out for as long as there is time.
                 if deadline is not None and monotonic() >= deadline:

@@ -1,7 +1,8 @@
 """The Lua behind `records`: each transition of a task in one atomic step.
 
 `records` says what the fields of a record mean. Times are the server's. The arguments of each
-script are named above it.
+script are named above it. A channel that may not be used keeps no transition from being made
+(`pcall`): who waits looks again by itself.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ if not state then
     redis.call('EXPIRE', KEYS[1], ARGV[1])
     redis.call('ZREM', KEYS[4], ARGV[5])
     look(KEYS[3], now, ARGV[5], ARGV[1])
-    redis.call('PUBLISH', ARGV[8], 'REVOKED')
+    redis.pcall('PUBLISH', ARGV[8], 'REVOKED')
     return table.concat({'REVOKED', '0', '0', now, now}, ' ')
   end
 end
@@ -222,7 +223,7 @@ local held = redis.call('HMGET', KEYS[1], 'state', 'fence', 'cancel')
 if not held[1] or is_final(held[1]) or held[2] ~= ARGV[1] then return 'lost' end
 redis.call('HSET', KEYS[1], 'state', 'PROGRESS', 'tokens', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
-redis.call('PUBLISH', ARGV[3], 'PROGRESS')
+redis.pcall('PUBLISH', ARGV[3], 'PROGRESS')
 if held[3] then return 'cancel' end
 return 'run'
 """
@@ -277,7 +278,7 @@ end
 if KEYS[3] then redis.call('SET', KEYS[3], ARGV[5], 'EX', ARGV[3]) end
 for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-redis.call('PUBLISH', ARGV[4], ARGV[2])
+redis.pcall('PUBLISH', ARGV[4], ARGV[2])
 return 1
 """
 )
@@ -297,7 +298,7 @@ redis.call('HSET', KEYS[1], 'state', 'RETRY', 'due', due,
   'code', ARGV[5], 'message', ARGV[6], 'retryable', '1')
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 look(KEYS[2], due, ARGV[4], ARGV[2])
-redis.call('PUBLISH', ARGV[3], 'RETRY')
+redis.pcall('PUBLISH', ARGV[3], 'RETRY')
 return 1
 """
 )
@@ -340,7 +341,7 @@ if state == 'PENDING' or state == 'RETRY' then
   for i = 7, #ARGV do if ARGV[i] == lane then uncount(KEYS[1], KEYS[i - 3], ARGV[2]) end end
   redis.call('HSET', KEYS[1], 'state', 'REVOKED', 't1', now, 'owes', '1')
   look(KEYS[2], now, ARGV[2], ARGV[3])
-  redis.call('PUBLISH', ARGV[1], 'REVOKED')
+  redis.pcall('PUBLISH', ARGV[1], 'REVOKED')
   return 'REVOKED'
 end
 if state == 'STARTED' or state == 'PROGRESS' then redis.call('HSET', KEYS[1], 'cancel', '1') end

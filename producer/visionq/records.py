@@ -64,6 +64,7 @@ from visionq.errors import (
 )
 from visionq.names import Names, result_key
 from visionq.replication import NO_REPLICAS, Replicas
+from visionq.scripts import evaluate, queue_calls
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
@@ -285,8 +286,8 @@ class Records:
     def _create_all(self, all_new: Sequence[New]) -> tuple[list[Any], int]:
         """The replies, and how many replicas have confirmed all of it."""
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for new in all_new:
-                self._create(self._keys(new.task, new.key), self._args(new), client=pipe)
+            calls = [(self._keys(new.task, new.key), self._args(new)) for new in all_new]
+            queue_calls(pipe, self._create, calls)
             if not self._replicas.num:
                 return pipe.execute(), 0
             self._replicas.queue_wait(pipe, self._names.replicated())
@@ -303,10 +304,11 @@ class Records:
         The latest first: of a key's tasks, each then finds the one before it as it was.
         """
         with mapped_errors(), self._redis.pipeline(transaction=False) as pipe:
+            calls = []
             for new in reversed(made):
                 first_id = [new.key.first_id] if new.key else []
-                keys = self._keys(new.task, new.key)
-                self._withdraw(keys, [new.task.id, *first_id], client=pipe)
+                calls.append((self._keys(new.task, new.key), [new.task.id, *first_id]))
+            queue_calls(pipe, self._withdraw, calls)
             pipe.execute()
 
     def mark_sent(self, task_ids: Iterable[str]) -> None:
@@ -571,11 +573,7 @@ class Records:
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
-            try:
-                # What `script(keys, args)` does, less a fifth of its time.
-                return self._redis.evalsha(script.sha, len(keys), *keys, *args)
-            except NoScriptError:
-                return script(keys, args)
+            return evaluate(self._redis, script, keys, args)
 
     def _run_confirmed(
         self, script: Script, keys: Sequence[str], args: Sequence[str] = ()
@@ -590,14 +588,21 @@ class Records:
             try:
                 return self._run_and_wait(script, keys, args)
             except NoScriptError:
-                self._redis.script_load(script.script)
-                return self._run_and_wait(script, keys, args)
+                return self._run_and_wait(script, keys, args, with_text=True)
 
     def _run_and_wait(
-        self, script: Script, keys: Sequence[str], args: Sequence[str]
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[str],
+        *,
+        with_text: bool = False,
     ) -> tuple[Any, int]:
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.evalsha(script.sha, len(keys), *keys, *args)
+            if with_text:
+                queue_calls(pipe, script, [(keys, args)])
+            else:
+                pipe.evalsha(script.sha, len(keys), *keys, *args)
             self._replicas.queue_wait(pipe, self._names.replicated())
             reply, _, confirmed = pipe.execute()
         return reply, int(confirmed)

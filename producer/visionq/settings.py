@@ -88,6 +88,7 @@ class BrokerSettings(_Section):
     max_waiting: int = Field(default=100_000, ge=1)
     max_waiting_per_tenant: int | None = Field(default=None, ge=1)
     replicas_to_confirm: int = Field(default=0, ge=0, le=100)
+    insist: bool = False
 
     @field_validator("url")
     @classmethod

@@ -25,10 +25,11 @@ from redis.backoff import NoBackoff
 from visionq.broker_urls import BrokerAddress, as_address
 from visionq.connections import mapped_errors
 from visionq.contract import Status
-from visionq.errors import BrokerUnavailable, ClientClosed, TaskUnknown, WaitTimeout
+from visionq.errors import BrokerDenied, BrokerUnavailable, ClientClosed, TaskUnknown, WaitTimeout
 from visionq.names import Names
 from visionq.per_process import PerProcess
 from visionq.records import parse_statuses, queue_status
+from visionq.refusals import is_for_good
 from visionq.server_connections import pool_options
 
 RECONNECT_SECONDS = 0.5
@@ -107,7 +108,8 @@ class Watch:
         """Return once the task is final.
 
         Raises `TaskUnknown`; `WaitTimeout` when the time is up, or `BrokerUnavailable` when at
-        that moment Redis could not be reached. An outage shorter than the time left is sat out.
+        that moment Redis could not be reached. An outage shorter than the time left is sat out;
+        what Redis's access rules forbid is not (`BrokerDenied`).
         """
         self._num_waiting += 1
         try:
@@ -170,12 +172,14 @@ class Watch:
             await self._nobody_waits.wait()
 
     async def _is_done(self, task_id: str, watched: _Watched) -> bool:
-        """Read the record. An outage counts as not done. Raises `TaskUnknown`."""
+        """Read the record. An outage counts as not done. Raises `TaskUnknown`, `BrokerDenied`."""
         if self._is_closed:
             raise ClientClosed(f"the client was closed before task {task_id} was done")
         try:
             watched.status = await self.status(task_id)
             watched.error = None
+        except BrokerDenied:
+            raise
         except BrokerUnavailable as exc:
             watched.error = exc
             return False
@@ -256,15 +260,18 @@ class Watch:
         bell.ring()
 
     async def _resubscribe(self, *, anew: bool = False) -> None:
-        """After an outage every waiter reads its record again."""
-        with suppress(redis.RedisError, OSError):
+        """After an outage every waiter reads its record again, and where that is forbidden now."""
+        try:
             async with self._sending:
                 if anew:
                     await self._pubsub.connection.disconnect()
                 if self._bells:
                     await self._pubsub.subscribe(*self._bells)
-            for bell in self._bells.values():
-                bell.ring()
+        except (redis.RedisError, OSError) as error:
+            if not is_for_good(error):
+                return
+        for bell in self._bells.values():
+            bell.ring()
 
 
 class WatchPerLoop:

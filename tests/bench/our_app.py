@@ -56,7 +56,7 @@ def our_app(settings: Settings) -> Celery:
     store = MemoryStore()
     store.put(picture_key(), picture())
 
-    def open_store(settings: Settings) -> ObjectStore:
+    def build_store(settings: Settings) -> ObjectStore:
         return store
 
     def build_preparation(settings: Settings, engine: Engine) -> Preparation:
@@ -69,7 +69,7 @@ def our_app(settings: Settings) -> Celery:
             max_at_once=1,
         )
 
-    service.open_store = open_store
+    service.build_store = build_store
     service.build_preparation = build_preparation
     _set_up_logging(settings)
     return build_app(settings, InstantEngine)

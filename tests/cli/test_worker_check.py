@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from tests.support.tls import TlsProxy, papers
 from tests.support.workers import BIN, environment
 from visionq.local import LocalUrls
 from visionq_worker.model.tiny import make_tiny
+from visionq_worker.permissions import scripts
 
 Env = dict[str, str]
 
@@ -36,16 +38,40 @@ def failures(env: Env, *arguments: str) -> list[str]:
     result = visionq_worker(env, "check", *arguments)
     assert (result.exit_code, result.stderr) == (1, "")
     lines = result.stdout.splitlines()
-    assert [line.split()[1] for line in lines] == ["broker:", "bucket:", "device:", "model:"]
-    return [line for line in lines if not line.startswith("ok   ")]
+    names = [line.split()[1].rstrip(":") for line in lines]
+    areas = dict.fromkeys(name.partition(".")[0] for name in names)
+    assert list(areas) == ["broker", "bucket", "device", "model"]
+    return [line for line in lines if line.startswith("FAIL ")]
 
 
 def test_all_is_well(idle: Env, namespace: str) -> None:
     result = visionq_worker(idle, "check")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.splitlines() == [
-        f"ok   broker: answers; namespace {namespace}",
-        "ok   bucket: visionq can be written and read",
+    lines = result.stdout.splitlines()
+    assert re.fullmatch(rf"ok   broker: Valkey [0-9.]+ answers; namespace {namespace}", lines[0])
+    assert lines[1:11] == [
+        "ok   broker.info: INFO may be read",
+        "ok   broker.cluster: no cluster",
+        "ok   broker.role: the primary, with no replica: what its disk loses is lost",
+        "ok   broker.eviction: noeviction, no maxmemory",
+        "ok   broker.persistence: there is an append-only file",
+        "ok   broker.keys: those of the namespace may be read and written",
+        "ok   broker.commands: each that a worker uses may be used",
+        f"ok   broker.scripts: {len(scripts())} compile, and each of their commands may be used",
+        "ok   broker.results: Celery's results may be stored",
+        "ok   broker.control: Celery's control commands may be taken and answered",
+    ]
+    assert lines[11:16] == [
+        "ok   bucket: visionq is there",
+        "ok   bucket.put: objects may be written",
+        "ok   bucket.get: objects may be read",
+        "ok   bucket.head: objects may be looked at",
+        "ok   bucket.missing: an object that is not there is reported as that",
+    ]
+    # The embedded store does not know conditional writes.
+    assert lines[16].startswith("warn bucket.conditional: conditional writes (If-None-Match) are")
+    assert lines[17:] == [
+        "ok   bucket.delete: objects may be removed",
         "ok   device: cpu (no GPU is used), float32, sdpa",
         "ok   model: tiny is here",
     ]
@@ -55,9 +81,9 @@ def test_report_as_json_is_a_line_per_finding(idle: Env, closed_port: int) -> No
     away = idle | {"VISIONQ_STORAGE__ENDPOINT_URL": f"http://127.0.0.1:{closed_port}"}
     result = visionq_worker(away, "check", "--quick", "--json")
     assert result.exit_code == 1
-    broker, bucket = json_lines(result)
-    assert (broker["name"], broker["ok"]) == ("broker", True)
-    assert (bucket["name"], bucket["ok"]) == ("bucket", False)
+    broker, *_, bucket = json_lines(result)
+    assert (broker["name"], broker["ok"], broker["level"]) == ("broker", True, "ok")
+    assert (bucket["name"], bucket["ok"], bucket["level"]) == ("bucket", False, "fail")
     assert bucket["text"].startswith("object store: EndpointConnectionError: ")
 
 
@@ -137,11 +163,9 @@ def test_quick_check_looks_at_broker_and_bucket_only_and_loads_no_torch(
         timeout=60,
     )
     assert checked.stderr == ""
-    assert checked.stdout.splitlines() == [
-        f"ok   broker: answers; namespace {namespace}",
-        "ok   bucket: visionq can be written and read",
-        "0 ['boto3', 'redis']",
-    ]
+    *lines, modules = checked.stdout.splitlines()
+    assert modules == "0 ['boto3', 'redis']"
+    assert {line.split()[1].partition(".")[0].rstrip(":") for line in lines} == {"broker", "bucket"}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def set_user(cluster: Cluster, port: int, rules: str) -> None:
 
 def test_such_a_user_may_do_all_that_a_worker_does(limited: BrokerAddress) -> None:
     with connect(limited, timeout_seconds=2) as client:
-        assert forbidden_keys(client, NAMES, ()) == Forbidden(own=(), beside=())
+        assert forbidden_keys(client, NAMES, ()) == Forbidden(own=(), results=(), control=())
 
 
 def test_a_user_who_may_not_ask_for_slots_is_told(limited: BrokerAddress, cluster: Cluster) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tests.faults import (
+    rows_access,
     rows_cluster,
     rows_failover,
     rows_host,
@@ -97,5 +98,6 @@ ROWS: Mapping[int, Row] = {
     42: Row("records gone", rows_records.records_gone),
     40: Row("replicas confirm", rows_replicas.replicas_confirm),
     41: Row("one slot of a cluster", rows_cluster.one_slot),
+    48: Row("user of Redis limited", rows_access.limited_user),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

@@ -21,6 +21,7 @@ from celery.result import AsyncResult
 from tests.cli.commands import visionq_worker
 from tests.support.addresses import store_address
 from tests.support.foreign import foreign_app
+from tests.support.redis_users import EVERYTHING, redis_user
 from tests.support.waiting import wait_until
 from tests.support.workers import BIN, environment, running_worker
 from visionq import Client, State
@@ -165,6 +166,32 @@ def test_result_that_redis_forbids_is_tried_once_and_reported_once(
     assert "does not allow" in caplog.text
 
 
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_result_waits_while_the_user_may_do_nothing(
+    own_servers: LocalServers, monkeypatch: pytest.MonkeyPatch, request_: Any
+) -> None:
+    """Its message could not be settled either. What was stored then is there when it ends."""
+    monkeypatch.setattr(celery_parts, "FORBIDDEN_SECONDS", 0.05)
+    task_id = str(uuid.uuid4())
+    with redis_user(own_servers.urls, *EVERYTHING) as user:
+        app = build_app(load_settings(broker={"url": user.urls.broker_url}))
+        leases = app.visionq_service.leases
+        leases.took(CLAIM)
+        user.may()
+        storing = threading.Thread(
+            target=app.backend.store_result,
+            args=(task_id, {"text": "a shelf"}, "SUCCESS"),
+            kwargs={"request": request_},
+        )
+        storing.start()
+        storing.join(0.5)
+        assert storing.is_alive()
+        user.may(*EVERYTHING)
+        storing.join(20)
+        assert AsyncResult(task_id, app=app).result == {"text": "a shelf"}
+        assert leases.held == ([CLAIM] if request_ is None else [])
+
+
 def test_worker_of_a_limited_user_answers_at_once_and_check_says_what_is_missing(
     limited: LocalUrls, pictures: Path, tmp_path: Path
 ) -> None:
@@ -186,7 +213,7 @@ def test_worker_of_a_limited_user_answers_at_once_and_check_says_what_is_missing
         assert monotonic() - began < sum(celery_parts.REFUSED_PAUSES)
         wait_until(lambda: "control commands are not taken" in log.read_text(), seconds=10)
     told = log.read_text()
-    assert "does not let this worker write celery-task-meta-*" in told
+    assert "this user may not use celery-task-meta-*" in told
     assert "control channel is away" not in told  # what is forbidden is not tried again
 
 
@@ -208,6 +235,7 @@ def test_user_limited_to_a_namespace_of_its_own_needs_little_beside_it(
     assert found.own == ()
     assert found.beside == (
         "_kombu.binding.*",
+        "_kombu.binding_permanent.*",
         "*.reply.staging:celery.pidbox",
         "channel /0.staging:celeryev/*",
         "channel /0.staging:celery.pidbox",
@@ -265,4 +293,4 @@ def test_worker_that_may_not_write_its_namespace_does_not_start(limited: LocalUr
         timeout=60,
     )
     assert ended.returncode == EXIT_START
-    assert b"this user may not write other:" in ended.stdout
+    assert b"broker.keys: this user may not read and write other" in ended.stdout

@@ -1,12 +1,15 @@
-"""A store that honours `If-None-Match: *`: the embedded one, with a proxy that minds it."""
+"""A store that honours `If-None-Match: *`, or refuses what its key may not do: the embedded one,
+behind a proxy that minds it.
+"""
 
 from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +17,10 @@ PASSED_ON = ("content-type", "content-length", "x-amz-request-id")
 
 
 @contextmanager
-def strict_store(endpoint_url: str) -> Iterator[str]:
-    """The URL of the proxy, as long as the block runs."""
+def strict_store(
+    endpoint_url: str, refuses: Mapping[str, tuple[int, str]] = MappingProxyType({})
+) -> Iterator[str]:
+    """The URL of the proxy, as long as the block runs. `refuses`: status and code by method."""
     host = urlsplit(endpoint_url).netloc
     known: set[str] = set()
     deciding = threading.Lock()
@@ -29,6 +34,10 @@ def strict_store(endpoint_url: str) -> Iterator[str]:
         def pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with deciding:
+                if self.command in refuses:
+                    status, code = refuses[self.command]
+                    self.answer(status, f"<Error><Code>{code}</Code></Error>".encode(), {})
+                    return
                 if self.headers.get("If-None-Match") == "*" and self.path in known:
                     self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>", {})
                     return

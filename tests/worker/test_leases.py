@@ -87,14 +87,14 @@ class Desk:
 
     def claim(self, leases: Leases | None = None) -> tuple[str, str, str] | None:
         """Queue, message and claim, as the channel gets them."""
-        command = (leases or self.leases).claim_command(self.queues)
+        of_whom = leases or self.leases
         try:
-            taken: Any = self._send(*command)
+            taken: Any = self._send(*of_whom.claim_command(self.queues))
         except NoScriptError:
-            self.leases.load_claim()
-            taken = self._send(*command)
+            of_whom.load_claim()
+            taken = self._send(*of_whom.claim_command(self.queues))
         if taken:
-            (leases or self.leases).took(taken[2], is_suspect=bool(taken[3]))
+            of_whom.took(taken[2], is_suspect=bool(taken[3]))
             return (taken[0], taken[1], taken[2])
         return None
 

@@ -21,7 +21,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from redis import RedisError
 
 from visionq.connections import connect
-from visionq_worker.permissions import is_for_good
+from visionq.refusals import is_for_good
 
 if TYPE_CHECKING:
     from visionq_worker.leases import Leases
@@ -33,7 +33,8 @@ RECONNECT_PAUSES = {"interval_start": 0.5, "interval_step": 0.5, "interval_max":
 """Seconds between tries to connect to a Redis that is away, in kombu's words."""
 REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 """Seconds between tries to store Celery's result in a Redis that refuses it."""
-
+FORBIDDEN_SECONDS = 1.0
+"""Between tries while access rules forbid a worker everything."""
 
 MAX_UNSENT_EVENTS = 100
 """Heartbeats and the like that Redis did not take; the newest are kept."""
@@ -134,7 +135,7 @@ class Backend(RedisBackend):  # type: ignore[misc]
         claim = _claim_done(request) if state == SUCCESS else None
         for pause in REFUSED_PAUSES:
             try:
-                self._write(key, value, state, claim)
+                self._write_when_allowed(key, value, state, claim)
             except RedisError as error:
                 if is_for_good(error):
                     self._report_once(key, error)
@@ -159,6 +160,19 @@ class Backend(RedisBackend):  # type: ignore[misc]
         """Celery makes a backend for each thread; an outage is the process's."""
         outage: OutageLog = self.app.visionq_service.celery_outage
         return outage
+
+    def _write_when_allowed(self, key: str, value: str, state: str, claim: str | None) -> None:
+        """Where access rules forbid all that the worker does, it waits until they do so no longer:
+        its message could not be settled either. Raises what Redis says of Celery's result only.
+        """
+        leases: Leases = self.app.visionq_service.leases
+        while True:
+            try:
+                return self._write(key, value, state, claim)
+            except RedisError as error:
+                if not is_for_good(error) or leases.may_settle():
+                    raise
+            sleep(FORBIDDEN_SECONDS)
 
     def _report_once(self, key: str, error: RedisError) -> None:
         """It is so for all tasks."""

@@ -104,17 +104,22 @@ def run(
 def check(
     session: Session, quick: bool, as_json: bool, source: str | None, device: str | None
 ) -> None:
-    """Say in one line each whether broker, bucket, device and model can be used."""
+    """Say in one line each whether broker, bucket, device and model can be used.
+
+    ok: all is well. warn: a worker starts, but know this. FAIL: something does not work.
+    """
     settings = _settings(session, model={"source": source, "device": device})
     from visionq_worker.checks import check_all
 
     is_all_well = True
     for finding in check_all(settings, is_quick=quick):
-        is_all_well &= finding.is_ok
+        is_ok = finding.level != "fail"
+        is_all_well &= is_ok
         if as_json:
-            print_json({"name": finding.name, "ok": finding.is_ok, "text": finding.text})
+            level = str(finding.level)
+            print_json({"name": finding.name, "level": level, "ok": is_ok, "text": finding.text})
         else:
-            mark = "ok  " if finding.is_ok else "FAIL"
+            mark = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}[finding.level]
             say(one_line(f"{mark} {finding.name}: {finding.text}"))
     sys.exit(0 if is_all_well else 1)
 

@@ -22,9 +22,9 @@ from redis import Redis, RedisError
 from visionq.contract import is_task_id
 from visionq.errors import BrokerUnavailable
 from visionq.names import Names
+from visionq.refusals import ADVICE, is_for_good
 from visionq_worker.control_messages import BadCommand, Command, read_command, write_reply
 from visionq_worker.outage_log import OutageLog
-from visionq_worker.permissions import is_for_good
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ REPLY_TTL_SECONDS = 60
 MAX_IDS = 1000
 """Of one revoke: each is a round trip, and others wait for their answers meanwhile."""
 MAX_LOGGED_IDS = 20
-ADVICE = "; send the command again"
+SEND_AGAIN = "; send the command again"
 """For what may pass."""
 
 Answer = Callable[[Mapping[str, Any]], object]
@@ -72,6 +72,7 @@ class ControlChannel:
             " meanwhile are lost; act if Redis does not come back by itself",
             quiet_seconds=0.0,
         )
+        self._is_forbidden = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
@@ -100,17 +101,20 @@ class ControlChannel:
                 if self._stopping.is_set():
                     return
                 if is_for_good(error):
-                    log.error(
-                        "Celery's control commands are not taken until the worker is started again:"
-                        " %s; tasks go on: allow it (README, ACL SETUSER) if you use them",
-                        error,
-                    )
-                    return
+                    self._wait_until_allowed(error)
+                    continue
                 if monotonic() - began > LONGEST_PAUSE_SECONDS:
                     pause = PAUSE_SECONDS
                 self._outage.failed(error)
                 self._stopping.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _wait_until_allowed(self, error: Exception) -> None:
+        """Somebody may change the access rules; until then one line in the log is enough."""
+        if not self._is_forbidden:
+            log.error("Celery's control commands are not taken: %s; %s", error, ADVICE)
+        self._is_forbidden = True
+        self._stopping.wait(LONGEST_PAUSE_SECONDS)
 
     def _subscription(self) -> Any:
         return self._redis.pubsub()  # type: ignore[no-untyped-call]
@@ -121,6 +125,7 @@ class ControlChannel:
             message = subscription.get_message(timeout=TURN_SECONDS)
             if message is not None:
                 heard_at, is_asked = monotonic(), False
+                self._is_forbidden = False
                 if message["type"] == "message":
                     self.handle(message["data"])
             elif monotonic() - heard_at > 2 * PING_SECONDS:
@@ -166,7 +171,7 @@ class ControlChannel:
                 error,
             )
             reason = error.__cause__ if isinstance(error, BrokerUnavailable) else error
-            advice = "" if isinstance(reason, Exception) and is_for_good(reason) else ADVICE
+            advice = "" if isinstance(reason, Exception) and is_for_good(reason) else SEND_AGAIN
             return {"error": f"Redis cannot be reached, or refuses{advice}"}
 
     def _reply(self, command: Command, answer: object) -> None:

@@ -250,7 +250,7 @@ ACK = _SETTLE
 ACK_WITH_RESULT = (
     """
 redis.call('SET', KEYS[4], ARGV[2], 'EX', ARGV[3])
-redis.call('PUBLISH', KEYS[4], ARGV[2])
+redis.pcall('PUBLISH', KEYS[4], ARGV[2])
 """
     + _SETTLE
 )

@@ -21,6 +21,7 @@ from redis import Redis, RedisError
 from redis.exceptions import NoScriptError, ResponseError
 
 from visionq.names import Names
+from visionq.refusals import is_for_good
 from visionq_worker import lease_scripts
 from visionq_worker.outage_log import OutageLog
 
@@ -102,22 +103,29 @@ class Leases:
             " does not come back by itself",
         )
         self._sweeps_from: float | None = None  # monotonic; None: to be found out
+        self._is_claim_lost = False
 
     def claim_command(self, queues: Sequence[str]) -> tuple[Any, ...]:
         """The command whose reply is queue, message, claim and whether it is a suspect, or nothing.
 
         As words to send, because the channel waits for the reply in an event loop. `load_claim`
-        has to be called when the reply is a `NoScriptError`.
+        has to be called when the reply is a `NoScriptError`; then the command is to be sent again.
         """
         keys = (*self._keys, *queues)
         # Redis takes whole seconds; a worker asks every second, if it can.
         seconds = max(2, round(self.lease_seconds))
         words = (*self._args, self._owner, len(self.held), seconds)
+        if self._is_claim_lost:
+            self._is_claim_lost = False
+            return ("EVAL", lease_scripts.CLAIM, len(keys), *keys, *words)
         return ("EVALSHA", self._claim.sha, len(keys), *keys, *words)
 
     def load_claim(self) -> None:
-        """Make the claim's script known to a Redis that has lost it."""
-        self._redis.script_load(lease_scripts.CLAIM)
+        """Have the next claim take its script along, for a Redis that has lost it.
+
+        Not by SCRIPT LOAD, which a user of Redis may be denied who may run scripts.
+        """
+        self._is_claim_lost = True
 
     def took(self, claim: str, *, is_suspect: bool = False) -> None:
         """The claim was made for this process, which has to settle it."""
@@ -154,6 +162,14 @@ class Leases:
         self._settle(claim)
         self._evaluate(self._ack_with_result, 4, words)
         self._let_go(claim)
+
+    def may_settle(self) -> bool:
+        """Whether access rules let this worker settle messages. Changes nothing."""
+        try:
+            self._redis.hdel(self._keys[0], "no claim")
+        except (RedisError, OSError) as error:
+            return not is_for_good(error)
+        return True
 
     def give_back(self, claim: str) -> None:
         """Put the message back, to be the next one taken from its queue."""
@@ -228,7 +244,29 @@ class Leases:
         return len(held)
 
     def _uptime(self) -> float:
-        return float(self._redis.info("server")["uptime_in_seconds"])
+        """Seconds for which Redis has been up; 0, the worst, where it does not say.
+
+        Common access rules (`-@dangerous`) forbid INFO, and a proxy may answer it in part.
+        """
+        try:
+            return float(self._redis.info("server")["uptime_in_seconds"])
+        except (ResponseError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ResponseError) and not is_for_good(error):
+                raise
+            log.warning(
+                "INFO does not say how long Redis has been up (%s): tasks of lost workers are "
+                "given back from %g s from now on",
+                error,
+                self.lease_seconds,
+            )
+            return 0.0
+
+    def _require_reply(self) -> None:
+        try:
+            self._redis.ping()
+        except ResponseError as error:
+            if not is_for_good(error):
+                raise
 
     def _say(self, claim: str, command: Callable[[], Any]) -> bool:
         """Whether Redis has answered, be it that it refuses."""
@@ -260,4 +298,5 @@ class Leases:
         try:
             return self._redis.evalsha(script.sha, num_keys, *words)
         except NoScriptError:
-            return script(words[:num_keys], words[num_keys:])
+            # Not redis-py's way, which is SCRIPT LOAD: a user may be denied that.
+            return self._redis.eval(script.script, num_keys, *words)

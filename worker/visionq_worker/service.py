@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 from redis import RedisError
 
 from visionq.broker import Publisher
-from visionq.connections import connect
 from visionq.contract import Lane
-from visionq.errors import BrokerUnavailable, NotReplicated, SettingsError, StorageError
 from visionq.fleet import Fleets, WorkerReport
 from visionq.objects import ObjectStore
 from visionq.records import QueueLimits, Records
 from visionq.replication import Replicas
 from visionq.settings import Settings
+from visionq_worker.broker_checks import check_broker, connected
+from visionq_worker.bucket_checks import check_bucket
 from visionq_worker.control import ControlChannel, revoking
 from visionq_worker.cpu import num_cores
-from visionq_worker.errors import StartError
 from visionq_worker.executor import Executor
 from visionq_worker.fetching import Fetcher, UrlRules
+from visionq_worker.findings import require
 from visionq_worker.gate import StoreGate
 from visionq_worker.health import Health, Pulse, stuck_seconds
 from visionq_worker.images import ImageLimits, set_up_pillow
@@ -34,7 +34,6 @@ from visionq_worker.leases import Leases
 from visionq_worker.malloc import set_up_malloc
 from visionq_worker.monitor import Monitor
 from visionq_worker.outage_log import OutageLog
-from visionq_worker.permissions import forbidden_keys
 from visionq_worker.preparation import Preparation
 from visionq_worker.reconciler import Reconciler
 from visionq_worker.sources import Sources
@@ -85,7 +84,7 @@ class Service:
         self._load = load
         self._on_stuck = on_stuck
         self._owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
-        self._redis = _connected(settings, settings.broker.timeout_seconds)
+        self._redis = connected(settings, settings.broker.timeout_seconds)
         self.leases = _leases(self._redis, settings, self._owner)
         self.waker = _waker(settings)
         self.store_gate = StoreGate()
@@ -159,14 +158,14 @@ class Service:
 
     def _write_freshly(self) -> None:
         """Over a connection that nobody had before, to where the address leads now."""
-        with closing(_connected(self.settings, self.settings.broker.timeout_seconds)) as client:
+        with closing(connected(self.settings, self.settings.broker.timeout_seconds)) as client:
             check_write(client, self.settings.broker.names(), self._owner)
 
     def _teller(self, undo: ExitStack, info: EngineInfo) -> Callable[[], None]:
         """Tells clients what this worker can do, and how fast it was lately."""
         broker, concurrency = self.settings.broker, self.settings.worker.concurrency
         urls_allowed = self.settings.urls.allowed
-        client = _connected(self.settings, broker.timeout_seconds)
+        client = connected(self.settings, broker.timeout_seconds)
         undo.callback(client.close)
         fleets = Fleets(client, broker.names())
 
@@ -190,7 +189,7 @@ class Service:
         """Take Celery's control commands, once the service is open. `node`: the worker's name."""
         assert self._records is not None, "the service is open"
         timeout = self.settings.broker.timeout_seconds
-        client = _connected(self.settings, timeout, gives_text=False)
+        client = connected(self.settings, timeout, gives_text=False)
         names = self.settings.broker.names()
         commands = {**answers, "revoke": revoking(self._records.cancel)}
         channel = ControlChannel(client, names, node=node, answers=commands)
@@ -228,18 +227,13 @@ class Service:
         settings = self.settings
         log.debug("the C library is told what to keep: %s", set_up_malloc())
         set_up_pillow(settings.limits.image_formats)
-        records = self._records = open_records(settings)
+        require(check_broker(settings))
+        records = self._records = _records(settings)
         undo.callback(records.close)
-        forbidden = require_own_keys(settings)
-        if forbidden:
-            log.warning(
-                "Redis does not let this worker write %s; it goes on without, so Celery's results"
-                " or control commands do not work: allow it (README, ACL SETUSER) if you use them",
-                ", ".join(forbidden),
-            )
-        _ask_replicas(records)
-        store = open_store(settings)
+        store = build_store(settings)
         undo.callback(store.close)
+        bucket = check_bucket(store)
+        require(bucket.findings)
         engine = self._load()
         undo.callback(engine.close)
         executor = Executor(
@@ -261,7 +255,7 @@ class Service:
             progress_seconds=settings.worker.progress_seconds,
             retry_seconds=settings.worker.retry_seconds,
             store_gate=self.store_gate,
-            keeps_results=_keeps_results(store),
+            keeps_results=bucket.keeps_results,
             reuses=settings.worker.reuse,
         )
         self._start_housekeeping(undo, engine, executor, records, store)
@@ -327,16 +321,8 @@ def _leases(client: Redis, settings: Settings, owner: str) -> Leases:
 
 def _waker(settings: Settings) -> Waker:
     names = settings.broker.names()
-    client = _connected(settings, BLOCK_SECONDS + settings.broker.timeout_seconds)
+    client = connected(settings, BLOCK_SECONDS + settings.broker.timeout_seconds)
     return Waker(client, [names.queue(lane) for lane in Lane])
-
-
-def _connected(settings: Settings, timeout_seconds: float, *, gives_text: bool = True) -> Redis:
-    try:
-        broker = settings.broker.address()
-        return connect(broker, timeout_seconds=timeout_seconds, gives_text=gives_text)
-    except SettingsError as exc:
-        raise StartError(f"broker: {exc}") from exc
 
 
 def build_preparation(settings: Settings, engine: Engine) -> Preparation:
@@ -352,11 +338,9 @@ def build_preparation(settings: Settings, engine: Engine) -> Preparation:
     )
 
 
-def open_records(settings: Settings) -> Records:
-    """The records, with a broker that answers. Raises `StartError`."""
-    client = _connected(settings, settings.broker.timeout_seconds)
-    records = Records(
-        client,
+def _records(settings: Settings) -> Records:
+    return Records(
+        connected(settings, settings.broker.timeout_seconds),
         settings.broker.names(),
         ttl_seconds=settings.broker.record_ttl_seconds,
         # What a worker has to write down is accepted already.
@@ -366,66 +350,15 @@ def open_records(settings: Settings) -> Records:
             timeout_seconds=settings.broker.timeout_seconds,
         ),
     )
-    try:
-        records.ping()
-    except BrokerUnavailable as exc:
-        raise StartError(f"broker: {exc}") from exc
-    return records
 
 
-def _ask_replicas(records: Records) -> None:
-    """Warn where replicas do not confirm: they may come back, and tasks can be generated till then.
-
-    Raises `StartError` when Redis is away.
-    """
-    try:
-        records.confirm()
-    except NotReplicated as exc:
-        log.warning("no task can be accepted, and none ends: %s", exc)
-    except BrokerUnavailable as exc:
-        raise StartError(f"broker: {exc}") from exc
-
-
-def require_own_keys(settings: Settings) -> tuple[str, ...]:
-    """The patterns of keys beside the namespace that the worker may not write.
-
-    Raises `StartError` when it may not write all those of the namespace.
-    """
-    client = _connected(settings, settings.broker.timeout_seconds)
-    names = settings.broker.names()
-    try:
-        forbidden = forbidden_keys(client, names, settings.worker.canvas_queues)
-    except BrokerUnavailable as exc:
-        raise StartError(f"broker: {exc}") from exc
-    finally:
-        client.close()
-    if forbidden.own:
-        raise StartError(f"broker: this user may not write {', '.join(forbidden.own)}")
-    return forbidden.beside
-
-
-def open_store(settings: Settings) -> ObjectStore:
-    """The store, with a bucket that may be used. Raises `StartError`."""
-    store = ObjectStore(
+def build_store(settings: Settings) -> ObjectStore:
+    """Asks nothing of the store yet."""
+    return ObjectStore(
         settings.storage.address(),
         timeout_seconds=settings.storage.timeout_seconds,
         max_connections=max(10, settings.worker.concurrency * 2),
     )
-    try:
-        store.check_bucket()
-    except StorageError as exc:
-        raise StartError(f"bucket: {exc}") from exc
-    return store
-
-
-def _keeps_results(store: ObjectStore) -> bool:
-    """Whether the store keeps a stored result from being overwritten. Raises `StartError`."""
-    try:
-        keeps = store.honours_put_new()
-    except StorageError as exc:
-        raise StartError(f"bucket: {exc}") from exc
-    log.info("conditional writes: %s", "honoured" if keeps else "not honoured by this store")
-    return keeps
 
 
 def _fetcher(settings: Settings) -> Fetcher | None:
