@@ -100,6 +100,11 @@ class UnsupportedVersion(InvalidTask):
 
     code = "unsupported_version"
 
+    def __init__(self, message: str | None = None, version: int = 0) -> None:
+        """`version`: of the contract that is needed; 0 where that is not known."""
+        super().__init__(message)
+        self.version = version
+
 
 class InvalidImage(InvalidTask):
     """The image argument cannot be used."""
