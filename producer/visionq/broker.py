@@ -20,7 +20,7 @@ from kombu.exceptions import KombuError, OperationalError
 from kombu.pools import ProducerPool
 from redis import RedisError
 
-from visionq.contract import Task, dump
+from visionq.contract import Lane, Task, dump
 from visionq.errors import BrokerUnavailable
 from visionq.names import TASK_NAME, Names
 from visionq.per_process import PerProcess
@@ -102,6 +102,13 @@ class Publisher:
         with self._producer() as (app, producer):
             self._publish(app, producer, task, options or {})
 
+    def publish_again(self, task_id: str, task: Mapping[str, Any], options: object) -> None:
+        """The same for a task as its record has it, whatever version that is of."""
+        given = options if isinstance(options, Mapping) else {}
+        lane = str(task.get("lane", Lane.INTERACTIVE))
+        with self._producer() as (app, producer):
+            self._send(app, producer, task_id, lane, task, given)
+
     def publish_many(self, tasks: Sequence[Task]) -> None:
         """`publish` for many tasks, one round trip per `BATCH_SIZE`."""
         with self._producer() as (app, producer):
@@ -131,10 +138,21 @@ class Publisher:
         task: Task,
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        self._send(app, producer, task.id, task.lane, dump(task), options)
+
+    def _send(
+        self,
+        app: Celery,
+        producer: Any,
+        task_id: str,
+        lane: str,
+        task: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
         message = app.amqp.as_task_v2(
-            task.id,
+            task_id,
             TASK_NAME,
-            kwargs={"task": dump(task)},
+            kwargs={"task": task},
             # The reprs would copy the question into the headers, for every tool to show.
             argsrepr="()",
             kwargsrepr="{}",
@@ -143,7 +161,7 @@ class Publisher:
         producer.publish(
             message.body,
             exchange="",
-            routing_key=self._names.queue(task.lane),
+            routing_key=self._names.queue(lane),
             serializer="json",
             headers=message.headers,
             **message.properties,

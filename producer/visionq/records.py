@@ -50,6 +50,7 @@ from redis.retry import Retry
 from visionq import record_scripts
 from visionq.broker_urls import check_broker_url
 from visionq.contract import (
+    CONTRACT_VERSION,
     Failure,
     FailureCode,
     Lane,
@@ -64,6 +65,7 @@ from visionq.errors import (
     IdempotencyConflict,
     QueueFull,
     SettingsError,
+    UnsupportedVersion,
     VisionqError,
 )
 from visionq.names import Names, result_key
@@ -105,7 +107,7 @@ class Attempt:
     decided: str | None = None
 
 
-Verdict = Literal["publish", "expire", "bury", "write"]
+Verdict = Literal["publish", "expire", "bury", "write", "unsupported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,10 @@ class Due:
     """A task that needs something from outside: what, and the task as its record has it.
 
     "publish": its message is lost, or its pause is over. "expire": nobody has started it before its
-    deadline. "bury": it was put aside. "write": it has ended without a result object. `celery`:
-    what its message has to say besides, where a foreign sender's had; None where a task that is to
-    end has its message still in the queue.
+    deadline. "bury": it was put aside. "write": it has ended without a result object.
+    "unsupported": it is of a newer version, and no worker that reads it has reported for a while.
+    `celery`: what its message has to say besides, where a foreign sender's had; None where a task
+    that is to end has its message still in the queue.
     """
 
     task_id: str
@@ -300,12 +303,19 @@ class Records:
             pipe.execute()
 
     def start(self, task: Task, *, owner: str, max_new_tokens: int) -> Attempt:
-        """Begin an attempt, unless the task is already final (then the fence is 0)."""
+        """Begin an attempt, unless the task is already final (then the fence is 0).
+
+        Raises `UnsupportedVersion` for a record in a state that only a newer worker knows.
+        """
         look = str(LOOK_SECONDS)
         args = [self._ttl, encode_task(task), owner, str(max_new_tokens), task.id, look]
-        args += [str(CANCELLED_SECONDS), self._names.events(task.id)]
-        reply: str = self._run(self._start, [*self._keys(task), self._names.cancelled()], args)
+        args += [str(CANCELLED_SECONDS), self._names.events(task.id), str(CONTRACT_VERSION)]
+        keys = [*self._keys(task), self._names.cancelled(), self._names.workers()]
+        reply: str = self._run(self._start, keys, args)
         state, number, fence, now, submitted, *decided = reply.split(" ", 5)
+        if state == State.UNKNOWN:
+            text = f"task {task.id} has a record of a newer version of visionq"
+            raise UnsupportedVersion(text, CONTRACT_VERSION + 1)
         return Attempt(
             state=State(state),
             number=int(number),
@@ -377,8 +387,9 @@ class Records:
         keys = [self._names.open(), self._names.unacked_index(), self._names.suspects()]
         for lane in LANES:
             keys += [self._names.lane(lane), self._names.queue(lane)]
-        keys.append(self._names.clock())
+        keys += [self._names.workers(), self._names.clock()]
         args = [self._names.record(""), str(limit), str(LOOK_SECONDS), self._ttl, *LANES]
+        args += [self._names.newer(""), str(CONTRACT_VERSION)]
         found, has_more = self._run(self._due, keys, args)
         return DueTasks(
             [

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from visionq.contract import FailureCode, Result, dump_result, read_result
+from visionq.contract import FailureCode, Result, dump_result, read_newer_result
 from visionq.errors import BrokerUnavailable, InvalidTask, ObjectMissing, StorageError
 from visionq_worker.errors import Postponed, TakenOver
 from visionq_worker.postponing import failure_fields
@@ -69,7 +69,7 @@ class Commits:
         """
         if decided := (run.attempt.decided or "").encode():
             log.info("task %s was answered by an earlier attempt", run.task.id)
-            return self._carry_out(run, read_result(decided), decided)
+            return self._carry_out(run, read_newer_result(decided), decided)
         left = self._stored_before(run) if run.attempt.number > 1 else None
         if left is not None:
             log.info("task %s was stored by an earlier attempt", run.task.id)
@@ -143,7 +143,7 @@ class Commits:
         Raises `Postponed` where only Redis knows whose object it is, and stays away.
         """
         try:
-            stored = read_result(self._store.get(run.task.result_key))
+            stored = read_newer_result(self._store.get(run.task.result_key))
         except (ObjectMissing, InvalidTask):
             return None
         code = stored.failure.code if stored.failure else None

@@ -119,12 +119,14 @@ end
 """
 )
 
-# More ARGV: owner, how many messages it has in hand, seconds of a lease.
+# More ARGV: owner, how many messages it has in hand, seconds of a lease, prefix of newer tasks and
+# the contract version that the worker reads.
 # Returns queue, message and claim of the first message that looks like a JSON object with an id,
 # and whether it is a suspect's; or false. Whether it can be run is for the worker to find out. Here
 # it is read for an id that a record may have, and for a name for the claim: neither unchecked.
 # A message whose task another claim holds is a copy, and goes: the holder's own message is the one
-# that comes back should the holder die.
+# that comes back should the holder die. What older workers have left (`DEFER`) comes before what
+# waits in the same queue. A suspect of those is not run alone: claims of others go on beside it.
 CLAIM = (
     _HEAD
     + f"local MOST_BYTES, UNREAD = {MAX_ELEMENT_BYTES}, '{UNREAD}'\n"
@@ -194,8 +196,27 @@ elseif redis.call('GET', DRAINING) == ARGV[5] then
   redis.call('DEL', DRAINING)
 end
 
+-- What older workers have left of a queue; nil where there is nothing.
+local function left_by_older(queue)
+  for version = 2, tonumber(ARGV[9]) do
+    local newer = ARGV[8] .. version .. ':' .. queue
+    for _ = 1, 100 do
+      local id = redis.call('ZRANGE', newer, 0, 0)[1]
+      if not id then break end
+      local message = redis.call('HGET', newer .. ':messages', id)
+      local claim
+      if message and not held_already(id) then claim = lease(queue, message, read(message)) end
+      redis.call('ZREM', newer, id)
+      redis.call('HDEL', newer .. ':messages', id)
+      if claim then return {queue, message, claim, 0} end
+    end
+  end
+end
+
 for i = 10, #KEYS do
   local queue = KEYS[i]
+  local found = left_by_older(queue)
+  if found then return found end
   for _ = 1, 100 do
     local message = redis.call('LINDEX', queue, -1)
     if not message then break end
@@ -256,6 +277,28 @@ GIVE_BACK = (
 for i = #ARGV, 5, -1 do
   local message, queue, id = let_go(ARGV[i])
   if message then back_into(queue, message, id) end
+end
+"""
+)
+
+# More ARGV: claim, prefix of newer tasks, the contract version that is needed, the task and what
+# its message says besides, in JSON. The worker cannot read the task: its message is left for one
+# that can, no attempt and no strike is counted, and what stands behind it in the queue goes on. Of
+# a foreign sender's task the record is made here, so that it ends if no such worker comes.
+DEFER = (
+    _HEAD
+    + """
+local message, queue, id = let_go(ARGV[5])
+if not message then return end
+local record, newer = PREFIX .. id, ARGV[6] .. ARGV[7] .. ':' .. queue
+if redis.call('HEXISTS', record, 'state') == 0 then
+  redis.call('HSET', record, 'state', 'PENDING', 'task', ARGV[8], 'at', now, 'celery', ARGV[9])
+end
+redis.call('ZADD', newer, 'NX', now, id)
+redis.call('HSET', newer .. ':messages', id, message)
+redis.call('ZADD', OPEN, 'LT', now + 1, id)
+for _, key in ipairs({record, newer, newer .. ':messages', OPEN}) do
+  if redis.call('TTL', key) < tonumber(TTL) then redis.call('EXPIRE', key, TTL) end
 end
 """
 )

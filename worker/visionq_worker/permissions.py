@@ -94,6 +94,7 @@ def _own(names: Names) -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield names.suspects(), ("LREM", names.suspects(), 1, PROBE)
     for key in (names.draining(), names.clock()):
         yield key, ("SETRANGE", key, 0, "")
+    yield names.newer("*"), ("ZREM", names.newer(PROBE), PROBE)
     yield names.record("*"), ("HDEL", names.record(task_id), PROBE)
     yield names.known("*"), ("SETRANGE", names.known(PROBE), 0, "")
     yield f"channel {names.events('*')}", ("PUBLISH", names.events(task_id), "")

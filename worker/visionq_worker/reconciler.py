@@ -11,8 +11,16 @@ import threading
 from time import monotonic
 
 from visionq.broker import Publisher
-from visionq.contract import FailureCode, Task, read_task
-from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
+from visionq.contract import (
+    CONTRACT_VERSION,
+    FailureCode,
+    Task,
+    dump,
+    read_newer_task,
+    read_task,
+)
+from visionq.errors import BrokerUnavailable, InvalidTask, StorageError, UnsupportedVersion
+from visionq.newer_scripts import NEWER_GRACE_SECONDS
 from visionq.objects import ObjectStore
 from visionq.records import Due, Records
 from visionq_worker.errors import Postponed, TaskError
@@ -21,6 +29,11 @@ from visionq_worker.gate import StoreGate
 
 log = logging.getLogger(__name__)
 
+_NOBODY_READS_IT = (
+    f"the task is of a newer version of visionq, and the workers read contract version"
+    f" {CONTRACT_VERSION}; none that reads it has reported for {NEWER_GRACE_SECONDS} s: upgrade the"
+    " workers, then submit it again"
+)
 TURN_SECONDS = 1.0
 MAX_DUE = 100
 """Tasks in one turn: Redis looks at them in one script."""
@@ -87,12 +100,7 @@ class Reconciler:
 
     def _settle(self, due: Due) -> None:
         try:
-            # Of a task that was lost before it was ever started, the record knows the id only.
-            task = (
-                read_task(due.task, task_id=due.task_id)
-                if due.task
-                else Task(id=due.task_id, kind=STUB_KIND, images=())
-            )
+            task = _task_of(due)
         except InvalidTask as error:
             log.error("task %s has a record that cannot be read: %s", due.task_id, error)
             return
@@ -101,12 +109,16 @@ class Reconciler:
         log.warning("task %s: %s", task.id, due.verdict)
         try:
             self._do(due, task)
-        except (StorageError, BrokerUnavailable, Postponed) as error:
+        except (StorageError, BrokerUnavailable, Postponed, UnsupportedVersion) as error:
             log.warning("task %s waits for the next look: %s", task.id, error)
 
     def _do(self, due: Due, task: Task) -> None:
         if due.verdict == "publish":
-            self._publisher.publish(task, due.celery)
+            self._send(due, task)
+        elif due.verdict == "unsupported":
+            self._executor.end(task, TaskError(FailureCode.UNSUPPORTED_VERSION, _NOBODY_READS_IT))
+            # Not before: a worker would leave it to newer ones once more.
+            self._tell(due, task)
         elif due.verdict == "expire":
             # Before the end: after it nobody would look at the task again.
             self._tell(due, task)
@@ -125,4 +137,26 @@ class Reconciler:
     def _tell(self, due: Due, task: Task) -> None:
         """Send the message of a task that has none any more, which then tells Celery of its end."""
         if due.celery is not None:
-            self._publisher.publish(task, due.celery)
+            self._send(due, task)
+
+    def _send(self, due: Due, task: Task) -> None:
+        """As the record has it: a newer version's has fields that are unknown here."""
+        self._publisher.publish_again(task.id, due.task or dump(task), due.celery)
+
+
+def _task_of(due: Due) -> Task:
+    """The task, or what can be told of it here. Raises `InvalidTask`."""
+    # Of a task that was lost before it was ever started, the record knows the id only.
+    if not due.task:
+        return _stub(due)
+    try:
+        return read_task(due.task, task_id=due.task_id)
+    except UnsupportedVersion:
+        try:
+            return read_newer_task(due.task, task_id=due.task_id)
+        except InvalidTask:
+            return _stub(due)
+
+
+def _stub(due: Due) -> Task:
+    return Task(id=due.task_id, kind=STUB_KIND, images=())
