@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from visionq.newer_scripts import NEWEST_READER
 
+CLOCK_OFF_SECONDS = 60
+"""A deadline that is further off than that was made by a clock that was set since."""
+
 _NOW = "local t = redis.call('TIME') local now = t[1] .. '.' .. string.format('%06d', t[2])\n"
 _IS_FINAL = """
 local function is_final(state)
@@ -66,20 +69,22 @@ end
 
 # KEYS record, lane, open and, with an idempotency key, the record of the key's first task; ARGV
 # ttl, task, id, tenant, most that may wait in the lane, most of the tenant (0: as many as it
-# likes), seconds until it may be started (0: now), deadline ('': none) and, with a key, the first
-# one's id and the print of the content.
+# likes), seconds until it may be started (0: now), deadline ('': none), in how many seconds that is
+# meant to be ('': not known) and, with a key, the first one's id and the print of the content.
 #
 # Returns false when the record is new. Else a list that begins with a word: FOUND (state, whether
 # its message is out, id, and the task if that is uncertain), CONFLICT (id), FULL (what is full, how
-# many wait, the rate). Where a key's newest task has ended without an answer, or is gone, it is
-# FOUND as long as the new task has the first one's id; with an id of its own, that one follows it.
+# many wait, the rate), CLOCK: it was set since the client has asked for the time. Where a key's
+# newest task has ended without an answer, or is gone, it is FOUND as long as the new task has the
+# first one's id; with an id of its own, that one follows it.
 CREATE = (
     _NOW
     + _LOOK
     + _NEWEST
+    + f"local MOST_OFF = {CLOCK_OFF_SECONDS}\n"
     + """
 local record, lane, open, first = unpack(KEYS)
-local ttl, task, id, tenant, most_in_lane, most_own, delay, deadline, first_id, print =
+local ttl, task, id, tenant, most_in_lane, most_own, delay, deadline, expiry, first_id, print =
   unpack(ARGV)
 local before
 if not first then
@@ -100,6 +105,7 @@ else
   if of_newest and id == first_id then return {'FOUND', state or 'UNKNOWN', '1', newest_id} end
   before = of_newest and {record = of_newest, id = newest_id, is_there = state}
 end
+if expiry ~= '' and math.abs(deadline - now - expiry) > MOST_OFF then return {'CLOCK'} end
 local of_tenant = 'waiting:' .. tenant
 local w = redis.call('HMGET', lane, 'waiting', of_tenant, 'rate')
 local in_lane, own = tonumber(w[1] or '0'), tonumber(w[2] or '0')

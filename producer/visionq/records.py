@@ -77,8 +77,8 @@ if TYPE_CHECKING:
 
 LANES = tuple(Lane)
 NOTHING_STARTED = "0"
-FOUND, CONFLICT = "FOUND", "CONFLICT"
-"""What a reply of `CREATE` begins with, where it did not create; the third is FULL."""
+FOUND, CONFLICT, CLOCK = "FOUND", "CONFLICT", "CLOCK"
+"""What a reply of `CREATE` begins with, where it did not create; the fourth is FULL."""
 LOOK_SECONDS = 10
 """How long a message may take to follow its record, and how soon a task that may be lost is looked
 at."""
@@ -168,13 +168,18 @@ class Found:
         return self.state in (State.FAILURE, State.REVOKED, State.EXPIRED, State.UNKNOWN)
 
 
+class ClockWasSet(BrokerUnavailable):
+    """Redis's clock was set while the task was submitted: submit it again."""
+
+
 @dataclass(frozen=True, slots=True)
 class New:
-    """A task that is to have a record."""
+    """A task that is to have a record. `expiry_seconds`: from now until its deadline."""
 
     task: Task
     delay_seconds: float = 0.0
     key: Key | None = None
+    expiry_seconds: float | None = None
 
     def as_retry(self) -> New:
         """The same with an id of its own."""
@@ -239,17 +244,22 @@ class Records:
         self._status = client.register_script(record_scripts.STATUS)
 
     def create(
-        self, task: Task, *, delay_seconds: float = 0.0, key: Key | None = None
+        self,
+        task: Task,
+        *,
+        delay_seconds: float = 0.0,
+        key: Key | None = None,
+        expiry_seconds: float | None = None,
     ) -> Found | None:
         """Write the record of a new task. Returns the one already there, or None.
 
         With a delay its message is not to be sent: the reconciler does it when the time has come.
         Of a key whose newest task `is_over`, that one is returned as long as the new task has the
         id of the key's first one; with an id of its own it becomes the newest.
-        Raises `InvalidTask` when the task is too large to travel in a message, `QueueFull` and
-        `IdempotencyConflict`.
+        Raises `InvalidTask` when the task is too large to travel in a message, `QueueFull`,
+        `IdempotencyConflict`, and `ClockWasSet` when its deadline is not that many seconds ahead.
         """
-        new = New(task, delay_seconds, key)
+        new = New(task, delay_seconds, key, expiry_seconds)
         reply = self._run(self._create, self._keys(task, key), self._args(new))
         if refusal := _refusal(reply, self._limits):
             raise refusal
@@ -497,9 +507,10 @@ class Records:
         most = [str(limits.max_waiting), str(limits.max_waiting_per_tenant or 0)]
         delay = f"{new.delay_seconds:.6f}"
         deadline = "" if task.deadline is None else f"{task.deadline:.6f}"
+        expiry = "" if new.expiry_seconds is None else f"{new.expiry_seconds:.6f}"
         key = [new.key.first_id, new.key.fingerprint] if new.key else []
         text = encode_new(task)
-        return [self._ttl, text, task.id, task.tenant, *most, delay, deadline, *key]
+        return [self._ttl, text, task.id, task.tenant, *most, delay, deadline, expiry, *key]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
@@ -678,6 +689,8 @@ def _refusal(reply: Any, limits: QueueLimits) -> VisionqError | None:
     """What a reply of `CREATE` refuses, if anything."""
     if reply is None or reply[0] == FOUND:
         return None
+    if reply[0] == CLOCK:
+        return ClockWasSet()
     if reply[0] == CONFLICT:
         return IdempotencyConflict(
             f"the idempotency key is in use for task {reply[1]}, which asks something else: "

@@ -327,15 +327,22 @@ return 0
 """
 )
 
-# More ARGV: seconds of a lease, strikes at which a task is put aside, claims looked at.
-# Returns how many went back, and the tasks put aside.
+# More ARGV: seconds of a lease, strikes at which a task is put aside, claims looked at, the latest
+# that the clock can show if nobody has set it ('': not known).
+# Returns how many went back, the time, and the tasks put aside.
 # A clock that was set back leaves stamps in the future, and a TTL that is too long. They count from
-# now on: who lives renews its leases in time, and nobody else's hold longer than one lease.
+# now on: who lives renews its leases in time, and nobody else's hold longer than one lease. So do
+# all of them where it was set forward, or everybody would be taken for dead.
 SWEEP = (
     _HEAD
     + """
 local ahead = redis.call('ZRANGEBYSCORE', INDEX, '(' .. now, '+inf', 'LIMIT', 0, ARGV[7])
 for _, claim in ipairs(ahead) do redis.call('ZADD', INDEX, now, claim) end
+if ARGV[8] ~= '' and now - ARGV[8] > ARGV[5] / 2 then
+  for _, claim in ipairs(redis.call('ZRANGE', INDEX, 0, -1)) do
+    redis.call('ZADD', INDEX, now, claim)
+  end
+end
 local longest = math.max(2, math.ceil(tonumber(ARGV[5])))
 if redis.call('TTL', DRAINING) > longest then redis.call('EXPIRE', DRAINING, longest) end
 
@@ -352,6 +359,6 @@ for _, claim in ipairs(redis.call('ZRANGEBYSCORE', INDEX, '-inf', latest, 'LIMIT
     end
   end
 end
-return {num_back, unpack(aside)}
+return {num_back, now, unpack(aside)}
 """
 )

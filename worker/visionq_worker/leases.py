@@ -23,6 +23,7 @@ from redis.exceptions import NoScriptError
 from visionq.contract import CONTRACT_VERSION
 from visionq.names import Names
 from visionq_worker import lease_scripts
+from visionq_worker.clock_steps import ClockSteps
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Leases:
         self._held: set[str] = set()
         self._suspect: str | None = None
         self._unheard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._steps = ClockSteps()
         self._sweeps_from: float | None = None  # monotonic; None: to be found out
 
     def claim_command(self, queues: Sequence[str]) -> tuple[Any, ...]:
@@ -200,9 +202,12 @@ class Leases:
             self._redis.ping()  # a sweep says whether Redis answers, in any case
             return Swept(0, ())
         try:
-            num_back, *aside = self._run(
-                self._sweep, self.lease_seconds, self._max_attempts, MAX_SWEPT
+            asked_at, latest = self._steps.asks()
+            words = (MAX_SWEPT, "" if latest is None else f"{latest:.6f}")
+            num_back, now, *aside = self._run(
+                self._sweep, self.lease_seconds, self._max_attempts, *words
             )
+            self._steps.saw(float(now), asked_at)
         except (RedisError, OSError):
             self._sweeps_from = monotonic() + self.lease_seconds
             raise
