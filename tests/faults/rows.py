@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tests.faults import (
+    rows_clocks,
     rows_failover,
     rows_host,
     rows_inputs,
@@ -13,6 +14,7 @@ from tests.faults import (
     rows_mixed,
     rows_redis,
     rows_store,
+    rows_upgrade,
     rows_workers,
 )
 from tests.faults.oracle import Report
@@ -85,5 +87,7 @@ ROWS: Mapping[int, Row] = {
     34: Row("scaled up and down", rows_workers.scaled_up_and_down),
     35: Row("cancelled", rows_messages.cancelled),
     36: Row("mixed", rows_mixed.mixed),
+    44: Row("Redis's clock jumps", rows_clocks.redis_clock_jumps),
+    46: Row("upgraded while it runs", rows_upgrade.upgraded),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""
