@@ -57,6 +57,7 @@ from visionq.errors import (
     UrlsNotAllowed,
     VisionqError,
     WaitTimeout,
+    WrongClock,
     WrongImageCount,
 )
 from visionq.estimates import Estimate
@@ -122,5 +123,6 @@ __all__ = [
     "Verdict",
     "VisionqError",
     "WaitTimeout",
+    "WrongClock",
     "WrongImageCount",
 ]

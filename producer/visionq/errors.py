@@ -20,6 +20,7 @@
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
     ├── StorageError             the object store refused or did not answer
     │   ├── StorageUnavailable
+    │   │   └── WrongClock
     │   ├── StorageDenied
     │   ├── BucketMissing
     │   ├── ObjectMissing
@@ -188,6 +189,10 @@ class StorageError(VisionqError):
 
 class StorageUnavailable(StorageError):
     """The object store cannot be reached or does not answer."""
+
+
+class WrongClock(StorageUnavailable):
+    """The object store refuses requests, because this machine's clock is wrong: set it by NTP."""
 
 
 class StorageDenied(StorageError):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from time import time
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from visionq.errors import (
     StorageError,
     StorageUnavailable,
     VisionqError,
+    WrongClock,
 )
 from visionq.names import input_key
 from visionq.per_process import PerProcess, import_unforked
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
     from visionq.signed import SignedRequests, TooLarge
 
+_SKEWED = frozenset({"RequestTimeTooSkewed", "RequestInTheFuture", "RequestExpired"})
+MOST_SKEW_SECONDS = 15 * 60
+"""S3 takes no request whose time is further off than that."""
 _DENIED = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403", "401"}
 )
@@ -264,6 +269,8 @@ class ObjectStore:
     def _raise_mapped(self, exc: ClientError, key: str, *, is_bucket: bool) -> NoReturn:
         code = exc.response["Error"].get("Code", "")
         status = exc.response["ResponseMetadata"]["HTTPStatusCode"]
+        if code in _SKEWED or (status in (400, 401, 403) and _is_clock_off(exc)):
+            raise WrongClock from exc
         if code in _DENIED or status in (401, 403):
             raise StorageDenied(f"the object store refused access ({code})") from exc
         if code == "NoSuchBucket" or (is_bucket and status == 404):
@@ -273,6 +280,20 @@ class ObjectStore:
         if (status >= 500 and status != NOT_IMPLEMENTED) or code in _PASSING:
             raise StorageUnavailable(f"the object store answered {status} {code}") from exc
         raise StorageError(f"the object store answered {status} {code} for {key!r}") from exc
+
+
+def _is_clock_off(exc: ClientError) -> bool:
+    """Whether the store's reply has a time so far from ours that it must refuse what we sign.
+
+    The reply to a HEAD has nothing else that says so.
+    """
+    from email.utils import parsedate_to_datetime
+
+    try:
+        said = exc.response["ResponseMetadata"]["HTTPHeaders"]["date"]
+        return abs(parsedate_to_datetime(said).timestamp() - time()) > MOST_SKEW_SECONDS
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return False
 
 
 def _said(exc: Exception) -> str:

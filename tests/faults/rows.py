@@ -88,6 +88,7 @@ ROWS: Mapping[int, Row] = {
     35: Row("cancelled", rows_messages.cancelled),
     36: Row("mixed", rows_mixed.mixed),
     44: Row("Redis's clock jumps", rows_clocks.redis_clock_jumps),
+    45: Row("clocks off by hours", rows_clocks.wrong_clocks),
     46: Row("upgraded while it runs", rows_upgrade.upgraded),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

@@ -13,7 +13,14 @@ from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, TypeVar
 
 from visionq.contract import FailureCode, Result, dump_result, read_newer_result
-from visionq.errors import BrokerUnavailable, InvalidTask, ObjectMissing, StorageError
+from visionq.errors import (
+    BrokerUnavailable,
+    InvalidTask,
+    ObjectMissing,
+    StorageDenied,
+    StorageError,
+    WrongClock,
+)
 from visionq_worker.errors import Postponed, TakenOver
 from visionq_worker.postponing import failure_fields
 
@@ -112,6 +119,10 @@ class Commits:
             except StorageError as error:
                 self._store_gate.shut()
                 log.warning("task %s cannot be stored yet: %s", run.task.id, error)
+                if isinstance(error, StorageDenied | WrongClock):
+                    # It may be this worker alone that the store refuses. What was decided stands
+                    # in the record, and whoever takes the task stores it.
+                    raise Postponed(str(error)) from error
                 sleep(self._retry_seconds)
                 if self._is_lost(run):
                     raise TakenOver from error
