@@ -171,7 +171,7 @@ def _require_no_start(scene: Scene, nursery: Nursery) -> None:
 
 def redis_clock_jumps(world: World) -> Report:
     """Row 44: Redis's clock jumps by an hour, and at that moment a worker is killed."""
-    offsets = world.pick((HOUR, 0), (HOUR, 0, -HOUR, 0, 0, HOUR, -HOUR, 0))
+    offsets = world.pick((HOUR, 0), (HOUR, 0, -HOUR, 0, HOUR, -HOUR, 0))
     num_each, count = world.pick((4, 20), (12, 80))
     with (
         ClockedRedis(world.folder / "clocked-servers") as server,
