@@ -60,6 +60,7 @@ from visionq.errors import (
     UrlsNotAllowed,
     VisionqError,
     WaitTimeout,
+    WrongClock,
     WrongImageCount,
 )
 from visionq.estimates import Estimate
@@ -128,5 +129,6 @@ __all__ = [
     "Verdict",
     "VisionqError",
     "WaitTimeout",
+    "WrongClock",
     "WrongImageCount",
 ]

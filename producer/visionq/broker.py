@@ -22,7 +22,7 @@ from redis import RedisError
 
 from visionq.broker_urls import BrokerAddress, as_address
 from visionq.connections import NoHashTag, WrongServer
-from visionq.contract import Task, dump
+from visionq.contract import Lane, Task, dump
 from visionq.errors import BrokerUnavailable, SettingsError
 from visionq.names import TASK_NAME, Names
 from visionq.per_process import PerProcess
@@ -109,6 +109,14 @@ class Publisher:
         """`options`: Celery's, of the message that a foreign sender had sent (`_SENT_AGAIN`)."""
         self._send(lambda app, producer: self._publish(app, producer, task, options or {}))
 
+    def publish_again(self, task_id: str, task: Mapping[str, Any], options: object) -> None:
+        """The same for a task as its record has it, whatever version that is of."""
+        given = options if isinstance(options, Mapping) else {}
+        lane = str(task.get("lane", Lane.INTERACTIVE))
+        self._send(
+            lambda app, producer: self._publish_one(app, producer, task_id, lane, task, given)
+        )
+
     def publish_many(self, tasks: Sequence[Task]) -> None:
         """`publish` for many tasks, one round trip per `BATCH_SIZE`."""
         self._send(partial(self._publish_many, tasks))
@@ -148,10 +156,21 @@ class Publisher:
         task: Task,
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        self._publish_one(app, producer, task.id, task.lane, dump(task), options)
+
+    def _publish_one(
+        self,
+        app: Celery,
+        producer: Any,
+        task_id: str,
+        lane: str,
+        task: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
         message = app.amqp.as_task_v2(
-            task.id,
+            task_id,
             TASK_NAME,
-            kwargs={"task": dump(task)},
+            kwargs={"task": task},
             # The reprs would copy the question into the headers, for every tool to show.
             argsrepr="()",
             kwargsrepr="{}",
@@ -160,7 +179,7 @@ class Publisher:
         producer.publish(
             message.body,
             exchange="",
-            routing_key=self._names.queue(task.lane),
+            routing_key=self._names.queue(lane),
             serializer="json",
             headers=message.headers,
             **message.properties,

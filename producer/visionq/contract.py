@@ -14,6 +14,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from visionq.errors import InvalidTask, UnsupportedVersion
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 CONTRACT_VERSION = 1
+"""The newest version of the contract that is read and written here."""
+MAX_CONTRACT_VERSION = 1000
+"""Beyond every version to come: what is above it is no version."""
+FIELD_VERSIONS: Mapping[str, int] = MappingProxyType({})
+"""The contract version that brought a field of `Task`, `Options` or `ImageRef`, by its name
+("Options.reuse"). What does not stand here came with version 1. A new field stands here, has a
+default, and with it raises `CONTRACT_VERSION`: so tasks that do not use it run on older workers."""
 DEFAULT_TENANT = "default"
 
 MAX_QUESTION_CHARS = 8_000
@@ -172,7 +180,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One image question, as it travels. `deadline` is seconds since the epoch."""
+    """One image question, as it travels. `deadline` is seconds since the epoch.
+
+    `version` is the lowest contract version that has all the fields it uses, whatever is given.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_UNKNOWN
 
@@ -186,7 +197,7 @@ class Task:
     tenant: str = DEFAULT_TENANT
     labels: dict[str, str] = field(default_factory=dict)
     notify: str | None = None
-    version: int = CONTRACT_VERSION
+    version: int = 1
 
     def __post_init__(self) -> None:
         if not is_task_id(self.id):
@@ -211,6 +222,7 @@ class Task:
         if self.deadline is not None:
             _require_number("deadline", self.deadline, 0, 2**53)
         _require_labels(self.labels)
+        object.__setattr__(self, "version", _lowest_version(self))
 
     @property
     def result_key(self) -> str:
@@ -393,11 +405,12 @@ def read_task(data: object, *, task_id: str | None = None) -> Task:
     """
     if not isinstance(data, Mapping):
         raise InvalidTask("the task is not a JSON object")
-    version = data.get("version", CONTRACT_VERSION)
     # Before anything else: a newer contract may have fields that are unknown here.
-    if isinstance(version, int) and version > CONTRACT_VERSION:
+    if (version := _newer_version(data)) is not None:
+        if version > MAX_CONTRACT_VERSION:
+            raise InvalidTask(f"version must be a whole number, 1 to {MAX_CONTRACT_VERSION}")
         raise UnsupportedVersion(
-            f"this side reads contract version {CONTRACT_VERSION}, not {version}"
+            f"this side reads contract version {CONTRACT_VERSION}, not {version}", version
         )
     if task_id is not None:
         if data.get("id", task_id) != task_id:
@@ -409,6 +422,16 @@ def read_task(data: object, *, task_id: str | None = None) -> Task:
     task = _validated(Task, text)
     encode_new(task)
     return task
+
+
+def read_newer_task(data: object, *, task_id: str) -> Task:
+    """What can be told here of a task of a newer version, for its end: nothing of it can be run.
+
+    Raises `InvalidTask` where that cannot be read either.
+    """
+    told = data if isinstance(data, Mapping) else {}
+    kept = {name: told[name] for name in ("kind", "lane", "tenant", "labels") if name in told}
+    return _validated(Task, json.dumps({**kept, "id": task_id, "images": []}))
 
 
 def encode_task(task: Task) -> str:
@@ -443,11 +466,45 @@ def _refuse_newer(content: bytes) -> None:
         data = json.loads(content)
     except (ValueError, RecursionError):
         return
-    version = data.get("version") if isinstance(data, dict) else None
-    if isinstance(version, int) and version > CONTRACT_VERSION:
+    version = _newer_version(data) if isinstance(data, dict) else None
+    if version is not None:
         raise UnsupportedVersion(
-            f"it is of contract version {version}, and visionq here reads {CONTRACT_VERSION}"
+            f"it is of contract version {version}, and visionq here reads {CONTRACT_VERSION}",
+            version,
         )
+
+
+def read_newer_result(content: bytes) -> Result:
+    """As `read_result`; of a newer version's that it cannot read, what ends its task.
+
+    The rest of it is left out. Raises `InvalidTask` where that cannot be read either.
+    """
+    try:
+        return read_result(content)
+    except UnsupportedVersion:
+        told = json.loads(content)
+        kept = {name: told[name] for name in _OF_AN_END if name in told}
+        return _validated(Result, json.dumps(kept))
+
+
+_OF_AN_END = ("task_id", "kind", "state", "finished_at", "text", "failure", "tenant", "labels")
+
+
+def _newer_version(data: Mapping[str, Any]) -> int | None:
+    """The version that the data says to be of, where it is above the one here."""
+    version = data.get("version")
+    return version if isinstance(version, int) and version > CONTRACT_VERSION else None
+
+
+def _lowest_version(task: Task) -> int:
+    parts = (task, task.options, *task.images) if FIELD_VERSIONS else ()
+    used = [
+        version
+        for part in parts
+        for name, default, version in _later_fields(cast("Hashable", type(part)))
+        if getattr(part, name) != default
+    ]
+    return max(used, default=1)
 
 
 T = TypeVar("T")
@@ -480,6 +537,14 @@ def _defaults(cls: Hashable) -> tuple[tuple[str, Any], ...]:
         (item.name, MISSING if item.name == "version" else _default(item))
         for item in fields(cast("Any", cls))
     )
+
+
+@cache
+def _later_fields(cls: Hashable) -> tuple[tuple[str, Any, int], ...]:
+    """Name, default and version of each field that came after version 1."""
+    name_of_class = cast("type[Any]", cls).__name__
+    found = ((item, FIELD_VERSIONS.get(f"{name_of_class}.{item.name}")) for item in fields(cls))  # type: ignore[arg-type]
+    return tuple((item.name, _default(item), since) for item, since in found if since)
 
 
 def _default(item: Field[Any]) -> Any:

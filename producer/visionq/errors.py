@@ -22,6 +22,7 @@
     │   └── BrokerDenied         its access rules forbid it: an operator has to act first
     ├── StorageError             the object store refused or did not answer; carries its `status`
     │   ├── StorageUnavailable   it passes; the call may be repeated
+    │   │   └── WrongClock       this machine's clock is to be set
     │   ├── StorageDenied        credentials, clock or policy are to be mended
     │   ├── BucketMissing
     │   ├── ObjectMissing
@@ -102,6 +103,11 @@ class UnsupportedVersion(InvalidTask):
     """The task was made for a newer contract than this one."""
 
     code = "unsupported_version"
+
+    def __init__(self, message: str | None = None, version: int = 0) -> None:
+        """`version`: of the contract that is needed; 0 where that is not known."""
+        super().__init__(message)
+        self.version = version
 
 
 class InvalidImage(InvalidTask):
@@ -201,6 +207,10 @@ class StorageError(VisionqError):
 
 class StorageUnavailable(StorageError):
     """The object store cannot be reached or does not answer."""
+
+
+class WrongClock(StorageUnavailable):
+    """The object store refuses requests, because this machine's clock is wrong: set it by NTP."""
 
 
 class StorageDenied(StorageError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from visionq.connections import mapped_errors
 from visionq.contract import Lane
+from visionq.newer_scripts import REPORT_TTL_SECONDS as REPORT_TTL_SECONDS
 from visionq.records import LANES
 from visionq.scripts import evaluate
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from visionq.names import Names
 
-REPORT_TTL_SECONDS = 20
 KNOWN_SECONDS = 60.0
 """How long a client goes by what it has found once."""
 
@@ -64,7 +64,8 @@ class WorkerReport:
 
     `tasks_per_second` counts only the time in which it had any. `seconds_per_task` is from a task's
     start to its end. `max_num_crops`: see `visionq.kinds.at_most`. `urls_allowed`: whether images
-    behind https URLs are fetched; an older worker does not tell.
+    behind https URLs are fetched; an older worker does not tell. `contract_version`: the newest
+    that it reads.
     """
 
     model: str
@@ -75,6 +76,7 @@ class WorkerReport:
     tasks_per_second: float | None = None
     seconds_per_task: float | None = None
     urls_allowed: bool | None = None
+    contract_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ def _report(text: str) -> WorkerReport | None:
         report = WorkerReport(**{name: value for name, value in told.items() if name in known})
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    counts = (report.max_context_tokens, report.concurrency, report.max_num_crops or 1)
+    counts = [report.max_context_tokens, report.concurrency, report.max_num_crops or 1]
+    counts.append(report.contract_version)
     rates = (report.tasks_per_second or 0.0, report.seconds_per_task or 0.0)
     is_sound = all(isinstance(one, int) for one in counts)
     return report if is_sound and all(isinstance(one, int | float) for one in rates) else None

@@ -100,6 +100,14 @@ class Names:
         """The hash of what each worker tells of itself."""
         return f"{self.prefix}:workers"
 
+    def newer(self, version_and_queue: str) -> str:
+        """The sorted set of tasks that need this contract version, by when a worker found them.
+
+        Workers that do not read it leave the messages that they took from the queue in the hash
+        beside it. "<version>:absent" says since when no worker is alive that reads it.
+        """
+        return f"{self.namespace}:newer:{version_and_queue}"
+
     def dead(self) -> str:
         """The hash that says of each message that nobody will run why that is."""
         return f"{self.prefix}:dead"

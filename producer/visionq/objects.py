@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -38,6 +39,7 @@ from visionq.errors import (
     StorageError,
     StorageUnavailable,
     VisionqError,
+    WrongClock,
 )
 from visionq.names import input_key
 from visionq.per_process import PerProcess, import_unforked
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST_SKEW_SECONDS = 15 * 60
+"""S3 takes no request whose time is further off than that."""
 _VARIABLES = "VISIONQ_STORAGE__..."
 OK = 200
 PARTIAL = 206
@@ -375,7 +379,11 @@ def _mapped(exc: Exception, asked: Asked) -> StorageError | None:
         error.status = OK
         return error
     if isinstance(exc, ClientError):
-        return _of_reply(_status(exc), exc.response.get("Error", {}).get("Code", ""), asked)
+        code = exc.response.get("Error", {}).get("Code", "")
+        refusal = _of_reply(_status(exc), code, asked)
+        if isinstance(refusal, StorageDenied) and _is_clock_off(exc):
+            return _as_reply(WrongClock(), _status(exc), code)
+        return refusal
     if isinstance(exc, NoCredentialsError | PartialCredentialsError):
         return StorageDenied(
             "no access key is set for the object store; set storage.access_key and "
@@ -398,7 +406,9 @@ def _of_reply(status: int, code: str, asked: Asked) -> StorageError:
     said = f"{status} {code}" if code and code != str(status) else str(status)
     meant = meaning(status, code, asked)
     error: StorageError
-    if meant is Meaning.DENIED:
+    if meant is Meaning.WRONG_CLOCK:
+        error = WrongClock()
+    elif meant is Meaning.DENIED:
         error = StorageDenied(f"the object store refused access ({said}){_whom(code, asked)}")
     elif meant is Meaning.NO_BUCKET:
         error = BucketMissing(f"there is no bucket {asked.bucket!r}")
@@ -407,14 +417,16 @@ def _of_reply(status: int, code: str, asked: Asked) -> StorageError:
     else:
         of = f" for {asked.key!r}" if asked.key else ""
         error = StorageUnavailable(f"the object store answered {said}{of}")
+    return _as_reply(error, status, code)
+
+
+def _as_reply(error: StorageError, status: int, code: str) -> StorageError:
     error.status, error.code = status, code or None
     return error
 
 
 def _whom(code: str, asked: Asked) -> str:
     """What the refusal may be about."""
-    if code == "RequestTimeTooSkewed":
-        return ": this machine's clock is wrong"
     if is_of_credentials(code):
         return ": mend the access key, its secret, its token or the region"
     if asked.operation in ("get", "head") and asked.key:
@@ -437,6 +449,20 @@ def _asked_twice(
         return read(client.get_object(**asked))
     except BadBody:
         return read(client.get_object(**asked))
+
+
+def _is_clock_off(exc: ClientError) -> bool:
+    """Whether the store's reply has a time so far from ours that it must refuse what we sign.
+
+    The reply to a HEAD has nothing else that says so.
+    """
+    from email.utils import parsedate_to_datetime
+
+    try:
+        said = exc.response["ResponseMetadata"]["HTTPHeaders"]["date"]
+        return abs(parsedate_to_datetime(said).timestamp() - time()) > MOST_SKEW_SECONDS
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return False
 
 
 def _said(exc: Exception) -> str:

@@ -7,6 +7,11 @@ script are named above it. A channel that may not be used keeps no transition fr
 
 from __future__ import annotations
 
+from visionq.newer_scripts import NEWEST_READER
+
+CLOCK_OFF_SECONDS = 60
+"""A deadline that is further off than that was made by a clock that was set since."""
+
 _NOW = "local t = redis.call('TIME') local now = t[1] .. '.' .. string.format('%06d', t[2])\n"
 _IS_FINAL = """
 local function is_final(state)
@@ -65,20 +70,22 @@ end
 
 # KEYS record, lane, open and, with an idempotency key, the record of the key's first task; ARGV
 # ttl, task, id, tenant, most that may wait in the lane, most of the tenant (0: as many as it
-# likes), seconds until it may be started (0: now), deadline ('': none) and, with a key, the first
-# one's id and the print of the content.
+# likes), seconds until it may be started (0: now), deadline ('': none), in how many seconds that is
+# meant to be ('': not known) and, with a key, the first one's id and the print of the content.
 #
 # Returns false when the record is new. Else a list that begins with a word: FOUND (state, whether
 # its message is out, id, and the task if that is uncertain), CONFLICT (id), FULL (what is full, how
-# many wait, the rate). Where a key's newest task has ended without an answer, or is gone, it is
-# FOUND as long as the new task has the first one's id; with an id of its own, that one follows it.
+# many wait, the rate), CLOCK: it was set since the client has asked for the time. Where a key's
+# newest task has ended without an answer, or is gone, it is FOUND as long as the new task has the
+# first one's id; with an id of its own, that one follows it.
 CREATE = (
     _NOW
     + _LOOK
     + _NEWEST
+    + f"local MOST_OFF = {CLOCK_OFF_SECONDS}\n"
     + """
 local record, lane, open, first = unpack(KEYS)
-local ttl, task, id, tenant, most_in_lane, most_own, delay, deadline, first_id, print =
+local ttl, task, id, tenant, most_in_lane, most_own, delay, deadline, expiry, first_id, print =
   unpack(ARGV)
 local before
 if not first then
@@ -99,6 +106,7 @@ else
   if of_newest and id == first_id then return {'FOUND', state or 'UNKNOWN', '1', newest_id} end
   before = of_newest and {record = of_newest, id = newest_id, is_there = state}
 end
+if expiry ~= '' and math.abs(deadline - now - expiry) > MOST_OFF then return {'CLOCK'} end
 local of_tenant = 'waiting:' .. tenant
 local w = redis.call('HMGET', lane, 'waiting', of_tenant, 'rate')
 local in_lane, own = tonumber(w[1] or '0'), tonumber(w[2] or '0')
@@ -141,14 +149,17 @@ return false
 """
 )
 
-# KEYS record, lane, open, cancelled; ARGV ttl, task, owner, max, id, seconds until a look, for how
-# long a cancel of an unknown id holds, channel, '1' to make a record where there is none.
+# KEYS record, lane, open, cancelled, workers; ARGV ttl, task, owner, max, id, seconds until a look,
+# for how long a cancel of an unknown id holds, channel, '1' to make a record where there is none,
+# the contract version that is read here.
 # Returns state, attempt, fence, now, submitted and, if any, what was decided: in one string; false
 # without a record that may be made.
 # A sender that is no visionq client has written no record: it is made here. If its task has been
-# cancelled before, it ends here, too, and a reconciler stores its result object.
+# cancelled before, it ends here, too, and a reconciler stores its result object. A state that is
+# unknown here is left as it is while a worker of a newer version is alive, which may have set it.
 START = (
     _NOW
+    + NEWEST_READER
     + _IS_FINAL
     + _LOOK
     + _UNCOUNT
@@ -156,6 +167,9 @@ START = (
 local state = redis.call('HGET', KEYS[1], 'state')
 if state and is_final(state) then return table.concat({state, '0', '0', now, now}, ' ') end
 if not state and ARGV[9] ~= '1' then return false end
+if state and not KNOWN[state] and newest_reader(KEYS[5]) > tonumber(ARGV[10]) then
+  return table.concat({'UNKNOWN', '0', '0', now, now}, ' ')
+end
 if not state then
   redis.call('HSET', KEYS[1], 'task', ARGV[2], 'at', now)
   local cancelled = redis.call('ZSCORE', KEYS[4], ARGV[5])
@@ -373,8 +387,9 @@ redis.call('HDEL', KEYS[1], 'owes', 'result')
 redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
-# KEYS open, unacked-index, suspects, then lane hash and queue of each lane, clock; ARGV prefix of
-# records, most, seconds of grace and until the next look, ttl, then each lane's name. Returns
+# KEYS open, unacked-index, suspects, then lane hash and queue of each lane, workers, clock; ARGV
+# prefix of records, most, seconds of grace and until the next look, ttl, then each lane's name, and
+# at the end the prefix of newer tasks and the contract version that is read here. Returns
 # [id, verdict, task, options]... in JSON, and whether there may be more. The options are a foreign
 # message's; of a task that is to end, they are '' where its message is still in the queue, and
 # else '{}' at least: it has to be sent again, for those who wait by Celery's result.
@@ -383,14 +398,19 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 # queue is empty, or begins with one that was sent later: queues are first in, first out. So only
 # those who have been overtaken are looked at, and not a long queue. The record of a task that waits
 # does not end before its turn.
+#
+# A task of a newer version is only sent again here, as its record has it. Its end is left to a
+# worker that reads it; where none has reported for a while, it ends as unsupported.
 DUE = (
     _NOW
+    + NEWEST_READER
     + _IS_FINAL
     + _KEEP
     + """
 local now_text = now
 now = tonumber(now)
 local lanes = {}
+local NEWER, MINE, newest = ARGV[#ARGV - 1], tonumber(ARGV[#ARGV]), nil
 
 -- Where the clock was set back since the last look, later looks come sooner by as much.
 local seen, step = string.match(redis.call('GET', KEYS[#KEYS]) or '0 0', '^(%S+) (%S+)$')
@@ -442,9 +462,10 @@ end
 -- Whoever is overtaken is looked at, once it has had the time to be started. The others cannot be
 -- found lost, and are left alone, however many they are.
 local most = 0
-for i = 5, #ARGV do
+for i = 5, #ARGV - 2 do
   local hash, queue = KEYS[2 + 2 * (i - 4)], KEYS[3 + 2 * (i - 4)]
   local lane = {hash = hash, line = hash .. ':line', length = redis.call('LLEN', queue)}
+  lane.queue = queue
   if lane.length > 0 then lane.front = front_of(queue) end
   lanes[ARGV[i]] = lane
   local last = '(' .. string.format('%.6f', lost_before(lane))
@@ -468,6 +489,43 @@ local function of_gone_message(record, is_gone)
   return is_gone and (redis.call('HGET', record, 'celery') or '{}') or ''
 end
 
+-- The contract version that a task needs: more than ours, too, where its state is unknown here.
+local function needed_by(state, task)
+  local is_json, parsed = pcall(cjson.decode, task or '')
+  local version = is_json and type(parsed) == 'table' and tonumber(parsed.version) or 1
+  if state and not KNOWN[state] then version = math.max(version, MINE + 1) end
+  return version, is_json and type(parsed) == 'table' and lanes[parsed.lane or 'interactive']
+end
+
+local function has_reader(version)
+  newest = newest or newest_reader(KEYS[#KEYS - 1])
+  return newest >= version
+end
+
+-- Whether older workers have left its message to newer ones. Then, if `goes`, it is gone.
+local function is_deferred(id, lane, version, goes)
+  if version == 1 or not lane then return false end
+  local key = NEWER .. version .. ':' .. lane.queue
+  if not redis.call('ZSCORE', key, id) then return false end
+  if goes then
+    redis.call('ZREM', key, id)
+    redis.call('HDEL', key .. ':messages', id)
+  end
+  return true
+end
+
+-- For how long no worker has been seen that reads this version.
+local function seconds_without(version)
+  local key = NEWER .. version .. ':absent'
+  local since = tonumber(redis.call('GET', key) or nil)
+  if not since or since > now then
+    since = now
+    redis.call('SET', key, now_text)
+  end
+  redis.call('EXPIRE', key, 2 * NEWER_GRACE)
+  return now - since
+end
+
 -- What is to be done, and when to look again (nil: never).
 local function judge(id)
   local record = ARGV[1] .. id
@@ -476,23 +534,40 @@ local function judge(id)
   local state, task, claim, due, dead, owes, at, since, strikes, started = unpack(r)
   local later = now + ARGV[3]
   if not state and not dead then return nil, nil end
+  if is_final(state) and not owes then return nil, nil end
+  local version, its_lane = needed_by(state, task)
+  local is_for_others = version > MINE and has_reader(version)
+  local ends = is_final(state) or dead
+  if ends and is_for_others then return nil, now + 1 end
   if is_final(state) then
-    if owes then return {id, 'write', task, of_gone_message(record, due)}, later end
-    return nil, nil
+    local is_gone = due or is_deferred(id, its_lane, version, true)
+    return {id, 'write', task, of_gone_message(record, is_gone)}, later
   end
   if dead then return {id, 'bury', task or '{}', of_gone_message(record, task)}, later end
   if claim and redis.call('ZSCORE', KEYS[2], claim) then return nil, later end
   keep(record, ARGV[4])
+  if is_for_others and not (KNOWN[state] and its_lane) then return nil, later end
   due, at, since = set_back(record, due, at, since, started)
   local parsed = cjson.decode(task)
   local lane = lanes[parsed.lane or 'interactive']
   local deadline = type(parsed.deadline) == 'number' and parsed.deadline or nil
   if deadline and now > deadline then
-    return {id, 'expire', task, of_gone_message(record, due)}, later
+    if is_for_others then return nil, now + 1 end
+    local is_gone = due or is_deferred(id, lane, version, true)
+    return {id, 'expire', task, of_gone_message(record, is_gone)}, later
   end
   local ending = deadline and deadline + 0.01 or math.huge
   if due and now < tonumber(due) then return nil, math.min(now + rest, tonumber(due), ending) end
   later = math.min(later, ending)
+  if is_deferred(id, lane, version) then
+    if is_for_others then redis.call('DEL', NEWER .. version .. ':absent') end
+    if is_for_others or version <= MINE then return nil, later end
+    local left = NEWER_GRACE - seconds_without(version)
+    if left > 0 then return nil, math.min(later, now + left + 0.01) end
+    is_deferred(id, lane, version, true)
+    if not KNOWN[state] then return published(record, lane, id, task), later end
+    return {id, 'unsupported', task, of_gone_message(record, true)}, later
+  end
   if due then return published(record, lane, id, task), later end
   if state == 'STARTED' or state == 'PROGRESS' then
     redis.call('HSET', record, 'state', 'RETRY')

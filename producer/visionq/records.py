@@ -44,6 +44,7 @@ from redis.exceptions import NoScriptError
 from visionq import record_scripts
 from visionq.connections import mapped_errors
 from visionq.contract import (
+    CONTRACT_VERSION,
     DEFAULT_TENANT,
     Failure,
     FailureCode,
@@ -56,10 +57,12 @@ from visionq.contract import (
     encode_task,
 )
 from visionq.errors import (
+    BrokerUnavailable,
     IdempotencyConflict,
     NotReplicated,
     QueueFull,
     SettingsError,
+    UnsupportedVersion,
     VisionqError,
 )
 from visionq.names import Names, result_key
@@ -71,8 +74,8 @@ if TYPE_CHECKING:
 
 LANES = tuple(Lane)
 NOTHING_STARTED = "0"
-FOUND, CONFLICT = "FOUND", "CONFLICT"
-"""What a reply of `CREATE` begins with, where it did not create; the third is FULL."""
+FOUND, CONFLICT, CLOCK = "FOUND", "CONFLICT", "CLOCK"
+"""What a reply of `CREATE` begins with, where it did not create; the fourth is FULL."""
 LOOK_SECONDS = 10
 """How long a message may take to follow its record, and how soon a task that may be lost is looked
 at."""
@@ -99,7 +102,7 @@ class Attempt:
     decided: str | None = None
 
 
-Verdict = Literal["publish", "expire", "bury", "write"]
+Verdict = Literal["publish", "expire", "bury", "write", "unsupported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +110,10 @@ class Due:
     """A task that needs something from outside: what, and the task as its record has it.
 
     "publish": its message is lost, or its pause is over. "expire": nobody has started it before its
-    deadline. "bury": it was put aside. "write": it has ended without a result object. `celery`:
-    what its message has to say besides, where a foreign sender's had; None where a task that is to
-    end has its message still in the queue.
+    deadline. "bury": it was put aside. "write": it has ended without a result object.
+    "unsupported": it is of a newer version, and no worker that reads it has reported for a while.
+    `celery`: what its message has to say besides, where a foreign sender's had; None where a task
+    that is to end has its message still in the queue.
     """
 
     task_id: str
@@ -159,13 +163,18 @@ class Found:
         return self.state in (State.FAILURE, State.REVOKED, State.EXPIRED, State.UNKNOWN)
 
 
+class ClockWasSet(BrokerUnavailable):
+    """Redis's clock was set while the task was submitted: submit it again."""
+
+
 @dataclass(frozen=True, slots=True)
 class New:
-    """A task that is to have a record."""
+    """A task that is to have a record. `expiry_seconds`: from now until its deadline."""
 
     task: Task
     delay_seconds: float = 0.0
     key: Key | None = None
+    expiry_seconds: float | None = None
 
     def as_retry(self) -> New:
         """The same with an id of its own."""
@@ -236,17 +245,22 @@ class Records:
         self._status = client.register_script(record_scripts.STATUS)
 
     def create(
-        self, task: Task, *, delay_seconds: float = 0.0, key: Key | None = None
+        self,
+        task: Task,
+        *,
+        delay_seconds: float = 0.0,
+        key: Key | None = None,
+        expiry_seconds: float | None = None,
     ) -> Found | None:
         """Write the record of a new task. Returns the one already there, or None.
 
         With a delay its message is not to be sent: the reconciler does it when the time has come.
         Of a key whose newest task `is_over`, that one is returned as long as the new task has the
         id of the key's first one; with an id of its own it becomes the newest.
-        Raises `InvalidTask` when the task is too large to travel in a message, `QueueFull` and
-        `IdempotencyConflict`.
+        Raises `InvalidTask` when the task is too large to travel in a message, `QueueFull`,
+        `IdempotencyConflict`, and `ClockWasSet` when its deadline is not that many seconds ahead.
         """
-        new = New(task, delay_seconds, key)
+        new = New(task, delay_seconds, key, expiry_seconds)
         reply, confirmed = self._run_confirmed(self._create, self._keys(task, key), self._args(new))
         if refusal := _refusal(reply, self._limits):
             raise refusal
@@ -321,7 +335,8 @@ class Records:
     def start(self, task: Task, *, owner: str, max_new_tokens: int) -> Attempt:
         """Begin an attempt, unless the task is already final (then the fence is 0).
 
-        A task without a record gets one.
+        A task without a record gets one. Raises `UnsupportedVersion` for a record in a state that
+        only a newer worker knows.
         """
         reply = self._begin(task, owner, max_new_tokens, makes_record=True)
         assert reply is not None
@@ -337,12 +352,15 @@ class Records:
         look = str(LOOK_SECONDS)
         args = [self._ttl, encode_task(task), owner, str(max_new_tokens), task.id, look]
         args += [str(CANCELLED_SECONDS), self._names.events(task.id), "1" if makes_record else "0"]
-        reply: str | None = self._run(
-            self._start, [*self._keys(task), self._names.cancelled()], args
-        )
+        args.append(str(CONTRACT_VERSION))
+        keys = [*self._keys(task), self._names.cancelled(), self._names.workers()]
+        reply: str | None = self._run(self._start, keys, args)
         if reply is None:
             return None
         state, number, fence, now, submitted, *decided = reply.split(" ", 5)
+        if state == State.UNKNOWN:
+            text = f"task {task.id} has a record of a newer version of visionq"
+            raise UnsupportedVersion(text, CONTRACT_VERSION + 1)
         return Attempt(
             state=State(state),
             number=int(number),
@@ -453,8 +471,9 @@ class Records:
         keys = [self._names.open(), self._names.unacked_index(), self._names.suspects()]
         for lane in LANES:
             keys += [self._names.lane(lane), self._names.queue(lane)]
-        keys.append(self._names.clock())
+        keys += [self._names.workers(), self._names.clock()]
         args = [self._names.record(""), str(limit), str(LOOK_SECONDS), self._ttl, *LANES]
+        args += [self._names.newer(""), str(CONTRACT_VERSION)]
         found, has_more = self._run(self._due, keys, args)
         return DueTasks(
             [
@@ -567,9 +586,10 @@ class Records:
         most = [str(limits.max_waiting), str(limits.max_waiting_per_tenant or 0)]
         delay = f"{new.delay_seconds:.6f}"
         deadline = "" if task.deadline is None else f"{task.deadline:.6f}"
+        expiry = "" if new.expiry_seconds is None else f"{new.expiry_seconds:.6f}"
         key = [new.key.first_id, new.key.fingerprint] if new.key else []
         text = encode_new(task)
-        return [self._ttl, text, task.id, task.tenant, *most, delay, deadline, *key]
+        return [self._ttl, text, task.id, task.tenant, *most, delay, deadline, expiry, *key]
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[str] = ()) -> Any:
         with mapped_errors():
@@ -678,6 +698,8 @@ def _refusal(reply: Any, limits: QueueLimits) -> VisionqError | None:
     """What a reply of `CREATE` refuses, if anything."""
     if reply is None or reply[0] == FOUND:
         return None
+    if reply[0] == CLOCK:
+        return ClockWasSet()
     if reply[0] == CONFLICT:
         return IdempotencyConflict(
             f"the idempotency key is in use for task {reply[1]}, which asks something else: "

@@ -30,6 +30,7 @@ class Meaning(StrEnum):
     MISSING = "missing"
     NO_BUCKET = "no_bucket"
     DENIED = "denied"
+    WRONG_CLOCK = "wrong_clock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,15 @@ _OF_CREDENTIALS = frozenset(
         "InvalidToken",
         "MissingSecurityHeader",
         "NotSignedUp",
-        "RequestExpired",
-        "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
         "UserSuspended",
     }
 )
 """Who asks is refused, or when, whatever is asked for."""
+
+_OF_THE_CLOCK = frozenset({"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"})
+"""The time that a request was signed with is not the store's."""
 
 _OF_WHAT_IS_ASKED = frozenset(
     {
@@ -104,6 +106,8 @@ def meaning(status: int, code: str, asked: Asked) -> Meaning:
     """Of a reply that is no success. `code` is empty, or the status again, where it had no body."""
     if status >= 500 or status in _PASSING_STATUSES or _is_throttled(code):
         return Meaning.PASSING
+    if code in _OF_THE_CLOCK:
+        return Meaning.WRONG_CLOCK
     if code in ("NoSuchBucket", "InvalidBucketName"):
         return Meaning.NO_BUCKET
     if is_of_credentials(code) or code in _OF_WHAT_IS_ASKED or code.startswith("KMS."):
@@ -119,7 +123,7 @@ def meaning(status: int, code: str, asked: Asked) -> Meaning:
 
 def is_of_credentials(code: str | None) -> bool:
     """Whether nothing else would be granted either, in this bucket or another."""
-    return code in _OF_CREDENTIALS
+    return code in _OF_CREDENTIALS or code in _OF_THE_CLOCK
 
 
 def is_refused_condition(status: int | None, code: str | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
@@ -26,16 +26,19 @@ MAX_AT_ONCE = 16
 """Objects that one call asks for at the same time."""
 
 
-def stored_result(store: ObjectStore, task_id: str) -> Result:
-    """The result object. Raises `StorageError`, and `InvalidTask` for one that cannot be read.
+def stored_result(
+    store: ObjectStore, task_id: str, read: Callable[[bytes], Result] = read_result
+) -> Result:
+    """The result object, as `read` makes it of its bytes.
 
-    That is said only after it was read again: it may be the reading that has gone wrong.
+    Raises `StorageError`, and `InvalidTask` for one that cannot be read. That is said only after it
+    was read again: it may be the reading that has gone wrong.
     """
     key = result_key(task_id)
     try:
-        return read_result(store.get(key))
+        return read(store.get(key))
     except InvalidTask:
-        return read_result(store.get_checked(key))
+        return read(store.get_checked(key))
 
 
 class StoredResults:

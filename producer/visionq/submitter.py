@@ -38,7 +38,7 @@ from visionq.inputs import ImageArgument, as_reference, look_at, upload
 from visionq.kinds import Kind, at_most, find_kind
 from visionq.names import Names, result_key
 from visionq.objects import ObjectStore, StoreAddress
-from visionq.records import Found, Key, New, QueueLimits, Records
+from visionq.records import ClockWasSet, Found, Key, New, QueueLimits, Records
 from visionq.replication import Replicas
 from visionq.stored_results import StoredResults, status_of, stored_result
 from visionq.submissions import MAX_SECONDS, Submission, as_list, draft
@@ -114,10 +114,10 @@ class Submitter:
     def submit(self, submission: Submission) -> str:
         """The task's id; with an idempotency key, that of the key's newest task."""
         new = self._new(submission)
-        found = self._create(new)
-        if found and found.is_over and new.key:
-            new = new.as_retry()
-            found = self._create(new)
+        try:
+            new, found = self._create(new)
+        except ClockWasSet:
+            new, found = self._create(*self._timed_anew([new]))
         if message := _message(new, new.task, found):
             self._publisher.publish(message)
             if new.key:
@@ -128,12 +128,10 @@ class Submitter:
         """As `submit`, for each."""
         all_new = [self._new(submission) for submission in submissions]
         try:
-            created = self.records.create_many(all_new)
-        except NotReplicated as error:
-            raise NotReplicated(
-                f"{error}; tasks without an idempotency_key were withdrawn, others may have been "
-                "accepted: submit all of them again"
-            ) from error
+            created = self._create_many(all_new)
+        except ClockWasSet:
+            all_new = self._timed_anew(all_new)
+            created = self._create_many(all_new)
         # By id: the same idempotency key may stand in one call twice.
         unsent: dict[str, Task] = {}
         keyed = []
@@ -147,9 +145,22 @@ class Submitter:
             self.records.mark_sent(keyed)
         return [found.task_id if found else task.id for task, found in created]
 
-    def _create(self, new: New) -> Found | None:
+    def _create(self, new: New) -> tuple[New, Found | None]:
+        """What was found, and the task with an id of its own where it follows another one."""
+        found = self._create_once(new)
+        if found and found.is_over and new.key:
+            new = new.as_retry()
+            found = self._create_once(new)
+        return new, found
+
+    def _create_once(self, new: New) -> Found | None:
         try:
-            return self.records.create(new.task, delay_seconds=new.delay_seconds, key=new.key)
+            return self.records.create(
+                new.task,
+                delay_seconds=new.delay_seconds,
+                key=new.key,
+                expiry_seconds=new.expiry_seconds,
+            )
         except NotReplicated as error:
             if new.key is not None:
                 raise NotReplicated(
@@ -160,13 +171,35 @@ class Submitter:
             self.records.take_back([new])
             raise NotReplicated(f"{error}; the task was withdrawn: submit it again") from error
 
+    def _create_many(self, all_new: Sequence[New]) -> list[tuple[Task, Found | None]]:
+        try:
+            return self.records.create_many(all_new)
+        except NotReplicated as error:
+            raise NotReplicated(
+                f"{error}; tasks without an idempotency_key were withdrawn, others may have been "
+                "accepted: submit all of them again"
+            ) from error
+
+    def _timed_anew(self, all_new: Sequence[New]) -> list[New]:
+        """With deadlines by Redis's clock as it is now."""
+        self.fleets.look()
+        return [
+            new
+            if new.expiry_seconds is None
+            else replace(
+                new, task=replace(new.task, deadline=self.fleets.now() + new.expiry_seconds)
+            )
+            for new in all_new
+        ]
+
     def _new(self, submission: Submission) -> New:
         delay_seconds = submission.delay_seconds
         task = self._build(submission)
-        if not submission.is_idempotent:
-            return New(task, delay_seconds)
-        kind = find_kind(self._kinds, task.kind)
-        return New(task, delay_seconds, Key(first_id=task.id, fingerprint=fingerprint(task, kind)))
+        key = None
+        if submission.is_idempotent:
+            kind = find_kind(self._kinds, task.kind)
+            key = Key(first_id=task.id, fingerprint=fingerprint(task, kind))
+        return New(task, delay_seconds, key, submission.expiry_seconds)
 
     def result(self, status: Status) -> Result:
         """The stored result of a final task. Raises what stands in the way of an answer."""

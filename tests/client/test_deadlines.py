@@ -14,7 +14,7 @@ import redis
 from tests.client.hand_worker import HandWorker
 from tests.support.waiting import wait_until
 from tests.support.workers import environment
-from visionq import Client, InvalidTask, Submission
+from visionq import BrokerUnavailable, Client, InvalidTask, Submission
 from visionq.local import LocalUrls
 from visionq.names import Names
 
@@ -104,3 +104,44 @@ def test_a_wrong_expiry_is_refused_before_redis_is_asked(closed_port: int, wrong
         pytest.raises(InvalidTask, match="expires_in_seconds"),
     ):
         away.submit_many([Submission("ocr", "inputs/a", options={"expires_in_seconds": wrong})])
+
+
+@pytest.mark.parametrize("jump_seconds", [3600, -3600])
+@pytest.mark.parametrize("key", [None, "a key"])
+def test_clock_that_was_set_since_it_was_read_does_not_move_the_deadline(
+    client: Client, raw: redis.Redis, names: Names, jump_seconds: int, key: str | None
+) -> None:
+    """A client asks for Redis's time once a minute."""
+    options: Any = {"expires_in_seconds": 60, "idempotency_key": key}
+    other: Any = {"expires_in_seconds": 90}
+    client.describe("inputs/b", **other)
+    fleets = client._submitter.fleets
+    fleets._redis_ahead_seconds -= jump_seconds
+    before = redis_time(raw)
+    first = client.describe("inputs/a", **options).id
+    again = client.describe("inputs/a", **options).id
+    assert (again == first) == (key is not None)
+    fleets._redis_ahead_seconds -= jump_seconds
+    submissions = [
+        Submission("describe", "inputs/a", options=options),
+        Submission("describe", "inputs/c", options=other),
+        Submission("describe", "inputs/d"),
+    ]
+    same, third, fourth = (handle.id for handle in client.submit_many(submissions))
+    after = redis_time(raw)
+    assert (same == first) == (key is not None)
+    for task_id, seconds in ((first, 60), (again, 60), (same, 60), (third, 90)):
+        assert before + seconds - 1 <= deadline(raw, names, task_id) <= after + seconds + 1
+    assert "deadline" not in json.loads(str(raw.hget(names.record(fourth), "task")))
+    waiting = int(str(raw.hget(names.lane("interactive"), "waiting")))
+    assert waiting == (4 if key else 6), "none is counted twice"
+    assert raw.llen(names.queue("interactive")) == waiting
+
+
+def test_clock_that_is_set_again_and_again_refuses_the_task(
+    client: Client, raw: redis.Redis, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client._submitter.fleets, "now", lambda: redis_time(raw) - 3600)
+    with pytest.raises(BrokerUnavailable, match="clock was set"):
+        client.describe("inputs/a", expires_in_seconds=60)
+    assert raw.llen(names.queue("interactive")) == 0

@@ -20,6 +20,7 @@ from PIL.Image import Image
 
 from tests.faults.disk import fill_disk
 from tests.faults.journal import Writer
+from tests.faults.newer import NEW_OPTION
 from tests.faults.spec import (
     DIE_AFTER_PUT_ONCE,
     GORGE,
@@ -245,6 +246,8 @@ def _write_down_tasks(journal: Writer, running: threading.local) -> None:
 
     def execute(self: Executor, task: Any, *args: Any, **more: Any) -> Any:
         journal.write("take", task.id)
+        if getattr(task.options, NEW_OPTION, None) is not None:
+            journal.write("newer", task.id)
         running.task_id = task.id
         try:
             return real(self, task, *args, **more)

@@ -40,9 +40,10 @@ class Exit:
 class Slot:
     """A place for one worker at a time."""
 
-    def __init__(self, name: str, spec: WorkerSpec) -> None:
+    def __init__(self, name: str, spec: WorkerSpec, nursery: Nursery) -> None:
         self.name = name
         self.spec = spec
+        self.nursery = nursery
         self.pid = 0
         self.is_kept = True
 
@@ -76,17 +77,24 @@ class Crew:
         self._is_over = True
         self._supervisor.join()
         for slot in self.slots:
-            if slot.pid and self._nursery.exit_code(slot.pid) is None:
+            if slot.pid and slot.nursery.exit_code(slot.pid) is None:
                 _send(slot.pid, signal.SIGKILL)
-                pid = slot.pid
-                wait_until(lambda pid=pid: self._nursery.exit_code(pid) is not None, what="a kill")  # type: ignore[misc]
+                wait_until(lambda slot=slot: _is_gone(slot), what="a kill")  # type: ignore[misc]
 
-    def add(self, spec: WorkerSpec, *, count: int = 1, is_awaited: bool = True) -> list[Slot]:
-        """So many more workers of that kind."""
+    def add(
+        self,
+        spec: WorkerSpec,
+        *,
+        count: int = 1,
+        is_awaited: bool = True,
+        nursery: Nursery | None = None,
+    ) -> list[Slot]:
+        """So many more workers of that kind. `nursery`: of another version's code."""
         added = []
         for _ in range(count):
             name = f"worker-{len(self.slots)}"
-            slot = Slot(name, replace(spec, log_name=f"{name}.log"))
+            of_name = replace(spec, log_name=f"{name}.log")
+            slot = Slot(name, of_name, nursery or self._nursery)
             self._bear(slot)
             added.append(slot)
             with self._lock:
@@ -157,7 +165,7 @@ class Crew:
             pause.wait(LOOK_SECONDS)
 
     def _look_after(self, slot: Slot) -> None:
-        code = self._nursery.exit_code(slot.pid)
+        code = slot.nursery.exit_code(slot.pid)
         if code is None:
             return
         in_hand = tuple(self._journal.in_hand(slot.pid))
@@ -174,8 +182,12 @@ class Crew:
         self.exits.append(gone)
 
     def _bear(self, slot: Slot) -> None:
-        slot.pid = self._nursery.bear(slot.spec)
+        slot.pid = slot.nursery.bear(slot.spec)
         self._events.note(f"{slot.name} [{slot.pid}] is born")
+
+
+def _is_gone(slot: Slot) -> bool:
+    return slot.nursery.exit_code(slot.pid) is not None
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -6,6 +6,7 @@ monotonic clock, which on Linux is the same for all processes and which no test 
     up     the process consumes                  take   a message's task was begun
     run    its request went to the engine        done   the task's thread has let go of it
     later  it was postponed, and has to be begun again
+    newer  it has come with the field that only the next version has
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Literal
 
 from tests.faults.disk import through_a_pipe
 
-What = Literal["up", "take", "run", "later", "done"]
+What = Literal["up", "take", "run", "later", "done", "newer"]
 
 
 @dataclass(frozen=True, slots=True)

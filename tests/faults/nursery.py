@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -31,13 +32,17 @@ STOP_SECONDS = 10.0
 
 
 class Nursery:
-    """Starts workers, and says how they ended. Thread-safe."""
+    """Starts workers, and says how they ended. Thread-safe.
 
-    def __init__(self) -> None:
+    `more`: of the environment in which its workers' code is loaded.
+    """
+
+    def __init__(self, more: Mapping[str, str] | None = None) -> None:
         self._lock = threading.Lock()
         env = {name: value for name, value in os.environ.items() if name[:8] != "VISIONQ_"}
         # A library's pool of threads would not survive the fork, and there are few cores.
         env |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        env |= more or {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.nursery"],
             cwd=REPOSITORY,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.faults import (
     rows_access,
+    rows_clocks,
     rows_cluster,
     rows_failover,
     rows_host,
@@ -19,6 +20,7 @@ from tests.faults import (
     rows_redis,
     rows_replicas,
     rows_store,
+    rows_upgrade,
     rows_workers,
 )
 from tests.faults.oracle import Report
@@ -99,5 +101,8 @@ ROWS: Mapping[int, Row] = {
     40: Row("replicas confirm", rows_replicas.replicas_confirm),
     41: Row("one slot of a cluster", rows_cluster.one_slot),
     48: Row("user of Redis limited", rows_access.limited_user),
+    44: Row("Redis's clock jumps", rows_clocks.redis_clock_jumps),
+    45: Row("clocks off by hours", rows_clocks.wrong_clocks),
+    46: Row("upgraded while it runs", rows_upgrade.upgraded),
 }
 """By the numbers of the matrix. Row 37 is `soak`."""

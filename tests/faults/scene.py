@@ -162,10 +162,10 @@ class Scene:
         self.gate = stack.enter_context(Gate(_port(urls.s3_endpoint), seed=world.seed))
         self.redis_of_workers = stack.enter_context(Proxy(_port(urls.broker_url)))
         self.redis_of_producer = stack.enter_context(Proxy(_port(urls.broker_url)))
-        (image,) = self.upload(DOT)
+        (self.image,) = self.upload(DOT)
         self.client = self._client(stack, urls, record_ttl_seconds, broker)
         self.producer = Producer(
-            self.client, name=folder.name, image=image, seed=world.seed, tokens=tokens
+            self.client, name=folder.name, image=self.image, seed=world.seed, tokens=tokens
         )
         self._settled: set[str] = set()
         # Last, so that workers end before what they talk to.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults import soak
+from tests.faults.clocks import NoClocks
 from tests.faults.nursery import Nursery
 from tests.faults.rows import ROWS, play
 from tests.faults.scene import World
@@ -28,7 +29,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.parametrize("number", ROWS, ids=lambda number: f"{number}-{ROWS[number].title}")
 def test_accepted_tasks_end_in_one_result(world: World, number: int) -> None:
-    report = play(number, world)
+    try:
+        report = play(number, world)
+    except NoClocks as error:
+        pytest.skip(str(error))
     assert report.is_green, f"{report.complaints}\n{report.events}"
 
 

@@ -6,11 +6,13 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
+from celery.result import AsyncResult
 from kombu.utils.encoding import bytes_to_str
 
 from tests.conftest import SERVICE_NAMESPACE
@@ -19,6 +21,7 @@ from tests.support.waiting import wait_until
 from visionq import Client, State
 from visionq.local import LocalUrls
 from visionq.names import Names
+from visionq.newer_scripts import NEWER_GRACE_SECONDS
 from visionq.objects import ObjectStore
 
 SECONDS = 30.0
@@ -76,7 +79,7 @@ BAD_TASKS: dict[str, tuple[Any, str]] = {
         {"kind": "ask", "images": [IMAGE], "question": "Go", "options": {"schema": {"type": "x"}}},
         "schema_unsupported",
     ),
-    "newer contract": ({"kind": "ocr", "images": [IMAGE], "version": 99}, "unsupported_version"),
+    "no contract": ({"kind": "ocr", "images": [IMAGE], "version": 1001}, "invalid_task"),
 }
 
 
@@ -94,6 +97,22 @@ def test_bad_task_ends_as_a_failure_with_its_code(
     stored = json.loads(store.get(f"results/{task_id}.json"))
     assert stored["state"] == "FAILURE"
     assert stored["failure"]["code"] == code
+
+
+def test_newer_task_ends_when_no_worker_comes_that_reads_it(
+    service: Client, send: Callable[..., str], app: Celery, raw: redis.Redis
+) -> None:
+    """A foreign sender's, who waits by Celery's result; the while it waits is not waited for."""
+    raw.set(NAMES.newer("99:absent"), time() - NEWER_GRACE_SECONDS - 1, ex=60)
+    task_id = send({"kind": "ocr", "images": [IMAGE], "version": 99, "colour": "red"})
+    wait_until(lambda: service.status(task_id).is_done, seconds=SECONDS)
+    failure = service.status(task_id).failure
+    assert failure is not None
+    assert failure.code == "unsupported_version"
+    assert "upgrade the workers" in failure.message
+    with pytest.raises(Exception, match="upgrade the workers"):
+        AsyncResult(task_id, app=app).get(timeout=SECONDS)
+    assert raw.zcard(NAMES.newer(f"99:{QUEUE}")) == 0
 
 
 @pytest.mark.parametrize(

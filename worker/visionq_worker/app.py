@@ -6,6 +6,7 @@ worker` finds `app` here; `visionq-worker run` builds the same application with 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -25,7 +26,14 @@ from kombu import Queue
 from visionq.broker import tls_conf
 from visionq.contract import FailureCode, Lane, Result, State, encode_new, is_task_id, read_task
 from visionq.contract import Task as ImageTask
-from visionq.errors import InvalidTask, ObjectMissing, StorageError, TaskExpired, TaskFailed
+from visionq.errors import (
+    InvalidTask,
+    ObjectMissing,
+    StorageError,
+    TaskExpired,
+    TaskFailed,
+    UnsupportedVersion,
+)
 from visionq.names import TASK_NAME, result_key
 from visionq.redaction import RedactingFormatter
 from visionq.settings import Settings, load_settings
@@ -237,9 +245,33 @@ def run(
             if delay_seconds and isinstance(task, dict) and lane in tuple(Lane):
                 task = {"lane": lane, **task}
             result = _execute(self, task, deadline, delay_seconds, canvas)
+    except UnsupportedVersion as error:
+        result = _defer(self, task, error, canvas)
     except Postponed as error:
         raise _back(self, error) from error
     return _tell_celery(self, task_id, result)
+
+
+def _defer(self: Task, data: object, error: UnsupportedVersion, canvas: str | None) -> State:
+    """Leave a newer task to a worker that reads it: raises `Ignore`. Its state if it has ended.
+
+    It goes with its message as that was sent; the reconciler ends it when there is no such worker.
+    """
+    service: Service = self.app.visionq_service
+    task_id = str(self.request.id)
+    try:
+        state = service.executor.other_state(task_id)
+    except Postponed as postponed:
+        raise _back(self, postponed) from postponed
+    if state.is_final:
+        return state
+    log.info("task %s is left to a newer worker: %s", task_id, error)
+    lane = self.request.delivery_info["routing_key"].rpartition(".")[2]
+    told = {"lane": lane, **data} if isinstance(data, dict) else {}
+    claim = self.request.properties["delivery_tag"]
+    task = json.dumps({**told, "id": task_id})
+    service.leases.defer(claim, error.version, task, canvas or "{}")
+    raise Ignore
 
 
 def _back(self: Task, error: Postponed) -> Ignore | Reject:
@@ -261,6 +293,8 @@ def _execute(
     executor, task_id = service.executor, str(self.request.id)
     try:
         task = _read(task_id, data, deadline)
+    except UnsupportedVersion:
+        raise
     except InvalidTask as error:
         return executor.refuse(task_id, error)
     if not delay_seconds:
@@ -314,6 +348,8 @@ def _refuse(self: Task, task_id: str, *, code: str, reason: str, is_letter: bool
         error = TaskError(FailureCode(code), reason)
         stub = ImageTask(id=task_id, kind=STUB_KIND, images=())
         result = state if state.is_final else service.executor.end(stub, error)
+    except UnsupportedVersion as error:
+        result = _defer(self, None, error, None)
     except Postponed as error:
         raise _back(self, error) from error
     return _tell_celery(self, task_id, result)

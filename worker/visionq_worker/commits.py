@@ -18,14 +18,16 @@ from functools import partial
 from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from visionq.contract import FailureCode, Result, dump_result, encode_task, read_result
+from visionq.contract import FailureCode, Result, dump_result, encode_task, read_newer_result
 from visionq.errors import (
     BrokerUnavailable,
     InvalidTask,
     NotReplicated,
     ObjectMissing,
+    StorageDenied,
     StorageError,
     StorageUnavailable,
+    WrongClock,
 )
 from visionq.store_replies import is_refused_condition
 from visionq.stored_results import stored_result
@@ -100,7 +102,7 @@ class Commits:
         """
         if decided := (run.attempt.decided or "").encode():
             log.info("task %s was answered by an earlier attempt", run.task.id)
-            return self._carry_out(run, read_result(decided), decided)
+            return self._carry_out(run, read_newer_result(decided), decided)
         left = self._stored_before(run) if run.attempt.number > 1 else None
         if left is not None:
             log.info("task %s was stored by an earlier attempt", run.task.id)
@@ -116,7 +118,7 @@ class Commits:
         Raises `StorageError` and `BrokerUnavailable`.
         """
         try:
-            read = partial(stored_result, self._store, task.id)
+            read = partial(stored_result, self._store, task.id, read_newer_result)
             stored = read_unless_refused(self._store, read)
         except (KeyRefused, ObjectMissing, InvalidTask):
             return None
@@ -171,6 +173,10 @@ class Commits:
             except StorageError as error:
                 self._store_gate.shut_if_away(error, self._store)
                 self._store_outage.failed(error, task_id=run.task.id)
+                if isinstance(error, StorageDenied | WrongClock):
+                    # It may be this worker alone that the store refuses. What was decided stands
+                    # in the record, and whoever takes the task stores it.
+                    raise Postponed(str(error)) from error
                 sleep(self._retry_seconds)
                 if self._is_lost(run):
                     raise TakenOver from error
@@ -214,7 +220,7 @@ class Commits:
         Raises `Postponed` where only Redis knows whose object it is, and stays away.
         """
         try:
-            read = partial(stored_result, self._store, run.task.id)
+            read = partial(stored_result, self._store, run.task.id, read_newer_result)
             stored = read_unless_refused(self._store, read)
         except (KeyRefused, ObjectMissing, InvalidTask):
             return None

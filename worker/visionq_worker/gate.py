@@ -11,7 +11,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from visionq.errors import BucketMissing, StorageDenied, StorageError
+from visionq.errors import BucketMissing, StorageDenied, StorageError, WrongClock
 from visionq_worker.store_probe import Extent, extent, try_beside
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ class StoreGate:
 
     def _report(self, error: StorageError | None) -> None:
         """Log it once: as an error what somebody has to mend, also when that is found later."""
-        if isinstance(error, StorageDenied | BucketMissing):
+        if isinstance(error, StorageDenied | BucketMissing | WrongClock):
             if not self._is_operators:
                 log.error(
                     "%s: no more tasks are claimed and those accepted are kept, until somebody "
-                    "mends the credentials, the policy or the bucket; then they go on",
+                    "mends the credentials, the policy, the bucket or the clock; then they go on",
                     error,
                 )
             self._is_operators = True

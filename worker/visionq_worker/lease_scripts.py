@@ -125,12 +125,14 @@ end
 """
 )
 
-# More ARGV: owner, how many messages it has in hand, seconds of a lease.
+# More ARGV: owner, how many messages it has in hand, seconds of a lease, prefix of newer tasks and
+# the contract version that the worker reads.
 # Returns queue, message and claim of the first message that looks like a JSON object with an id,
 # and whether it is a suspect's; or false. Whether it can be run is for the worker to find out. Here
 # it is read for an id that a record may have, and for a name for the claim: neither unchecked.
 # A message whose task another claim holds is a copy, and goes: the holder's own message is the one
-# that comes back should the holder die.
+# that comes back should the holder die. What older workers have left (`DEFER`) comes before what
+# waits in the same queue. A suspect of those is not run alone: claims of others go on beside it.
 CLAIM = (
     _HEAD
     + f"local MOST_BYTES, UNREAD = {MAX_ELEMENT_BYTES}, '{UNREAD}'\n"
@@ -200,8 +202,27 @@ elseif redis.call('GET', DRAINING) == ARGV[5] then
   redis.call('DEL', DRAINING)
 end
 
+-- What older workers have left of a queue; nil where there is nothing.
+local function left_by_older(queue)
+  for version = 2, tonumber(ARGV[9]) do
+    local newer = ARGV[8] .. version .. ':' .. queue
+    for _ = 1, 100 do
+      local id = redis.call('ZRANGE', newer, 0, 0)[1]
+      if not id then break end
+      local message = redis.call('HGET', newer .. ':messages', id)
+      local claim
+      if message and not held_already(id) then claim = lease(queue, message, read(message)) end
+      redis.call('ZREM', newer, id)
+      redis.call('HDEL', newer .. ':messages', id)
+      if claim then return {queue, message, claim, 0} end
+    end
+  end
+end
+
 for i = 10, #KEYS do
   local queue = KEYS[i]
+  local found = left_by_older(queue)
+  if found then return found end
   for _ = 1, 100 do
     local message = redis.call('LINDEX', queue, -1)
     if not message then break end
@@ -266,6 +287,28 @@ end
 """
 )
 
+# More ARGV: claim, prefix of newer tasks, the contract version that is needed, the task and what
+# its message says besides, in JSON. The worker cannot read the task: its message is left for one
+# that can, no attempt and no strike is counted, and what stands behind it in the queue goes on. Of
+# a foreign sender's task the record is made here, so that it ends if no such worker comes.
+DEFER = (
+    _HEAD
+    + """
+local message, queue, id = let_go(ARGV[5])
+if not message then return end
+local record, newer = PREFIX .. id, ARGV[6] .. ARGV[7] .. ':' .. queue
+if redis.call('HEXISTS', record, 'state') == 0 then
+  redis.call('HSET', record, 'state', 'PENDING', 'task', ARGV[8], 'at', now, 'celery', ARGV[9])
+end
+redis.call('ZADD', newer, 'NX', now, id)
+redis.call('HSET', newer .. ':messages', id, message)
+redis.call('ZADD', OPEN, 'LT', now + 1, id)
+for _, key in ipairs({record, newer, newer .. ':messages', OPEN}) do
+  if redis.call('TTL', key) < tonumber(TTL) then redis.call('EXPIRE', key, TTL) end
+end
+"""
+)
+
 # More ARGV: claim, reason, the task's id or ''. The message cannot be run. A letter that is there
 # already under this id is another message's, and stays.
 PUT_ASIDE = (
@@ -290,15 +333,22 @@ return 0
 """
 )
 
-# More ARGV: seconds of a lease, strikes at which a task is put aside, claims looked at.
-# Returns how many went back, and the tasks put aside.
+# More ARGV: seconds of a lease, strikes at which a task is put aside, claims looked at, the latest
+# that the clock can show if nobody has set it ('': not known).
+# Returns how many went back, the time, and the tasks put aside.
 # A clock that was set back leaves stamps in the future, and a TTL that is too long. They count from
-# now on: who lives renews its leases in time, and nobody else's hold longer than one lease.
+# now on: who lives renews its leases in time, and nobody else's hold longer than one lease. So do
+# all of them where it was set forward, or everybody would be taken for dead.
 SWEEP = (
     _HEAD
     + """
 local ahead = redis.call('ZRANGEBYSCORE', INDEX, '(' .. now, '+inf', 'LIMIT', 0, ARGV[7])
 for _, claim in ipairs(ahead) do redis.call('ZADD', INDEX, now, claim) end
+if ARGV[8] ~= '' and now - ARGV[8] > ARGV[5] / 2 then
+  for _, claim in ipairs(redis.call('ZRANGE', INDEX, 0, -1)) do
+    redis.call('ZADD', INDEX, now, claim)
+  end
+end
 local longest = math.max(2, math.ceil(tonumber(ARGV[5])))
 if redis.call('TTL', DRAINING) > longest then redis.call('EXPIRE', DRAINING, longest) end
 
@@ -315,6 +365,6 @@ for _, claim in ipairs(redis.call('ZRANGEBYSCORE', INDEX, '-inf', latest, 'LIMIT
     end
   end
 end
-return {num_back, unpack(aside)}
+return {num_back, now, unpack(aside)}
 """
 )

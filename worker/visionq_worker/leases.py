@@ -20,9 +20,11 @@ from typing import Any, cast
 from redis import Redis, RedisError
 from redis.exceptions import NoScriptError, ResponseError
 
+from visionq.contract import CONTRACT_VERSION
 from visionq.names import Names
 from visionq.refusals import is_for_good
 from visionq_worker import lease_scripts
+from visionq_worker.clock_steps import ClockSteps
 from visionq_worker.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,8 @@ class Swept:
 class Leases:
     """One instance serves the whole process, across reconnects.
 
-    What Redis does not hear of `ack`, `give_back`, `strike` and `put_aside` is kept and said again
-    by `retry`; until then the claim is held. The other methods raise redis-py's errors.
+    What Redis does not hear of `ack`, `give_back`, `defer`, `strike` and `put_aside` is kept and
+    said again by `retry`; until then the claim is held. The others raise redis-py's errors.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class Leases:
             names.suspects(),
             names.draining(),
         )
+        self._newer = names.newer("")
         self._args = (names.record(""), record_ttl_seconds, DEAD_TTL_SECONDS, MAX_DEAD)
         self._claim = client.register_script(lease_scripts.CLAIM)
         self._renew = client.register_script(lease_scripts.RENEW)
         self._ack = client.register_script(lease_scripts.ACK)
         self._ack_with_result = client.register_script(lease_scripts.ACK_WITH_RESULT)
         self._give_back = client.register_script(lease_scripts.GIVE_BACK)
+        self._defer = client.register_script(lease_scripts.DEFER)
         self._put_aside = client.register_script(lease_scripts.PUT_ASIDE)
         self._sweep = client.register_script(lease_scripts.SWEEP)
         self._strike = client.register_script(lease_scripts.STRIKE)
@@ -102,6 +106,7 @@ class Leases:
             "it is tried again every second, and this worker holds them meanwhile; act if Redis"
             " does not come back by itself",
         )
+        self._steps = ClockSteps()
         self._sweeps_from: float | None = None  # monotonic; None: to be found out
         self._is_claim_lost = False
 
@@ -114,7 +119,7 @@ class Leases:
         keys = (*self._keys, *queues)
         # Redis takes whole seconds; a worker asks every second, if it can.
         seconds = max(2, round(self.lease_seconds))
-        words = (*self._args, self._owner, len(self.held), seconds)
+        words = (*self._args, self._owner, len(self.held), seconds, self._newer, CONTRACT_VERSION)
         if self._is_claim_lost:
             self._is_claim_lost = False
             return ("EVAL", lease_scripts.CLAIM, len(keys), *keys, *words)
@@ -175,6 +180,14 @@ class Leases:
         """Put the message back, to be the next one taken from its queue."""
         self._say(claim, partial(self._run, self._give_back, claim))
 
+    def defer(self, claim: str, version: int, task: str, options: str) -> None:
+        """Leave the message to a worker that reads this version of the contract.
+
+        `task`, `options`: what of it belongs in the record, as JSON, if there is none yet.
+        """
+        words = (self._newer, version, task, options)
+        self._say(claim, partial(self._run, self._defer, claim, *words))
+
     def strike(self, claim: str, reason: str) -> None:
         """As `give_back`, after the worker broke down: it may have been the task's doing.
 
@@ -227,9 +240,12 @@ class Leases:
         if monotonic() < self._sweeps_from:
             return Swept(0, ())
         try:
-            num_back, *aside = self._run(
-                self._sweep, self.lease_seconds, self._max_attempts, MAX_SWEPT
+            asked_at, latest = self._steps.asks()
+            words = (MAX_SWEPT, "" if latest is None else f"{latest:.6f}")
+            num_back, now, *aside = self._run(
+                self._sweep, self.lease_seconds, self._max_attempts, *words
             )
+            self._steps.saw(float(now), asked_at)
         except (RedisError, OSError):
             self._sweeps_from = monotonic() + self.lease_seconds
             raise

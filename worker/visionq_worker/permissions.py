@@ -262,6 +262,7 @@ def _own(names: Names) -> Iterator[Try]:
         )
     }
     patterns |= {names.record("*"): names.record(task_id), names.known("*"): names.known(PROBE)}
+    patterns |= {names.newer("*"): names.newer(PROBE), names.write_check(): names.write_check()}
     for lane in Lane:
         for ending in PRIORITIES:
             key = names.queue(lane) + ending

@@ -12,8 +12,16 @@ from collections.abc import Mapping
 from time import monotonic
 
 from visionq.broker import Publisher
-from visionq.contract import FailureCode, Task, read_task
-from visionq.errors import BrokerUnavailable, InvalidTask, StorageError
+from visionq.contract import (
+    CONTRACT_VERSION,
+    FailureCode,
+    Task,
+    dump,
+    read_newer_task,
+    read_task,
+)
+from visionq.errors import BrokerUnavailable, InvalidTask, StorageError, UnsupportedVersion
+from visionq.newer_scripts import NEWER_GRACE_SECONDS
 from visionq.objects import ObjectStore
 from visionq.records import LOOK_SECONDS, Due, Records, Verdict
 from visionq_worker.errors import Postponed, TaskError
@@ -23,12 +31,18 @@ from visionq_worker.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
+_NOBODY_READS_IT = (
+    f"the task is of a newer version of visionq, and the workers read contract version"
+    f" {CONTRACT_VERSION}; none that reads it has reported for {NEWER_GRACE_SECONDS} s: upgrade the"
+    " workers, then submit it again"
+)
 TURN_SECONDS = 1.0
 SAID: Mapping[Verdict, str] = {
     "publish": "has no message in the queue, as it was lost or its pause is over: it is sent again",
     "expire": "was not started before its deadline: it ends as EXPIRED",
     "bury": "was dead-lettered, as too many workers were lost with it: it fails with worker_lost",
     "write": "has ended and its result object is missing: the object is written",
+    "unsupported": "is of a newer version and no worker that reads it is alive: it fails",
 }
 """What is done about a task, for the log."""
 MAX_DUE = 100
@@ -104,12 +118,7 @@ class Reconciler:
 
     def _settle(self, due: Due) -> None:
         try:
-            # Of a task that was lost before it was ever started, the record knows the id only.
-            task = (
-                read_task(due.task, task_id=due.task_id)
-                if due.task
-                else Task(id=due.task_id, kind=STUB_KIND, images=())
-            )
+            task = _task_of(due)
         except InvalidTask as error:
             log.error(
                 "task %s has a record that cannot be read: %s; it is left as it is, and ends with"
@@ -123,7 +132,7 @@ class Reconciler:
         log.warning("task %s %s; nothing to do", task.id, SAID[due.verdict])
         try:
             self._do(due, task)
-        except (StorageError, BrokerUnavailable, Postponed) as error:
+        except (StorageError, BrokerUnavailable, Postponed, UnsupportedVersion) as error:
             log.warning(
                 "task %s could not be seen to: %s; it is tried again within %d s, so there is"
                 " nothing to do",
@@ -134,7 +143,11 @@ class Reconciler:
 
     def _do(self, due: Due, task: Task) -> None:
         if due.verdict == "publish":
-            self._publisher.publish(task, due.celery)
+            self._send(due, task)
+        elif due.verdict == "unsupported":
+            self._executor.end(task, TaskError(FailureCode.UNSUPPORTED_VERSION, _NOBODY_READS_IT))
+            # Not before: a worker would leave it to newer ones once more.
+            self._tell(due, task)
         elif due.verdict == "expire":
             # Before the end: after it nobody would look at the task again.
             self._tell(due, task)
@@ -156,4 +169,26 @@ class Reconciler:
     def _tell(self, due: Due, task: Task) -> None:
         """Send the message of a task that has none any more, which then tells Celery of its end."""
         if due.celery is not None:
-            self._publisher.publish(task, due.celery)
+            self._send(due, task)
+
+    def _send(self, due: Due, task: Task) -> None:
+        """As the record has it: a newer version's has fields that are unknown here."""
+        self._publisher.publish_again(task.id, due.task or dump(task), due.celery)
+
+
+def _task_of(due: Due) -> Task:
+    """The task, or what can be told of it here. Raises `InvalidTask`."""
+    # Of a task that was lost before it was ever started, the record knows the id only.
+    if not due.task:
+        return _stub(due)
+    try:
+        return read_task(due.task, task_id=due.task_id)
+    except UnsupportedVersion:
+        try:
+            return read_newer_task(due.task, task_id=due.task_id)
+        except InvalidTask:
+            return _stub(due)
+
+
+def _stub(due: Due) -> Task:
+    return Task(id=due.task_id, kind=STUB_KIND, images=())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from redis import RedisError
 
 from visionq.broker import Publisher
-from visionq.contract import Lane
+from visionq.contract import CONTRACT_VERSION, Lane
 from visionq.fleet import Fleets, WorkerReport
 from visionq.objects import ObjectStore
 from visionq.records import QueueLimits, Records
@@ -180,6 +180,7 @@ class Service:
                 tasks_per_second=per_second,
                 seconds_per_task=seconds,
                 urls_allowed=urls_allowed,
+                contract_version=CONTRACT_VERSION,
             )
             fleets.tell(self._owner, report)
 
