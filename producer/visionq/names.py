@@ -66,7 +66,7 @@ class Names:
 
     def replicated(self) -> str:
         """Written before replicas are asked what they have; holds nothing."""
-        return f"{self.namespace}:replicated"
+        return f"{self.prefix}:replicated"
 
     def known(self, work_key: str) -> str:
         """Holds the id of the task that was last answered for this work."""
@@ -94,7 +94,7 @@ class Names:
 
     def write_check(self) -> str:
         """What workers write to find out whether Redis takes writes."""
-        return f"{self.namespace}:write-check"
+        return f"{self.prefix}:write-check"
 
     def workers(self) -> str:
         """The hash of what each worker tells of itself."""
@@ -106,7 +106,7 @@ class Names:
         Workers that do not read it leave the messages that they took from the queue in the hash
         beside it. "<version>:absent" says since when no worker is alive that reads it.
         """
-        return f"{self.namespace}:newer:{version_and_queue}"
+        return f"{self.prefix}:newer:{version_and_queue}"
 
     def dead(self) -> str:
         """The hash that says of each message that nobody will run why that is."""

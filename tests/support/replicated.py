@@ -67,6 +67,11 @@ class Pair:
         self.promote()
         self.demote_other()
 
+    def restart_primary(self) -> None:
+        """SIGKILL and a start with the same data, which it has yet to load."""
+        self._servers[self.primary].kill()
+        self._servers[self.primary].start()
+
     def _wait_until_in_sync(self) -> None:
         with self.raw(self.primary) as first, self.raw(self.other) as second:
 

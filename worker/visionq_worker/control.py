@@ -120,8 +120,9 @@ class ControlChannel:
         return self._redis.pubsub()  # type: ignore[no-untyped-call]
 
     def _listen(self, subscription: Any) -> None:
+        """Until told to stop, or until another server is the primary."""
         heard_at, is_asked = monotonic(), False
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not subscription.connection.is_outdated:
             message = subscription.get_message(timeout=TURN_SECONDS)
             if message is not None:
                 heard_at, is_asked = monotonic(), False
