@@ -57,7 +57,12 @@ def connected(settings: Settings, timeout_seconds: float, *, gives_text: bool = 
 
 def check_broker(settings: Settings) -> Iterator[Finding]:
     """One finding after the other; the first FAIL of what the others need is the last one."""
-    with closing(connected(settings, settings.broker.timeout_seconds)) as client:
+    try:
+        client = connected(settings, settings.broker.timeout_seconds)
+    except StartError as error:
+        yield fail("broker", str(error).removeprefix("broker: "))
+        return
+    with closing(client):
         try:
             yield from _check(client, settings)
         except BrokerUnavailable as error:
