@@ -99,6 +99,11 @@ def test_wrong_password_is_one_line_without_the_password(idle: Env, urls: LocalU
     assert "hunter2" not in line
 
 
+def test_url_with_a_password_that_is_not_encoded_is_one_line(idle: Env) -> None:
+    (line,) = failures(idle | {"VISIONQ_BROKER__URL": "redis://:hunter2/x@127.0.0.1:6379/0"})
+    assert line == "FAIL broker: url is not redis://user:password@host:port/db"
+
+
 def test_wrong_secret_of_the_store_is_one_line_without_the_secret(idle: Env) -> None:
     (line,) = failures(idle | {"VISIONQ_STORAGE__SECRET_KEY": "hunter2" * 6})
     assert line.startswith("FAIL bucket: the object store refused access")
