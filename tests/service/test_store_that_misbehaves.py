@@ -51,7 +51,7 @@ def test_who_waits_by_celery_is_told_of_a_task_that_was_done_before_though_the_s
 
     def send() -> Any:
         task = {"kind": "ocr", "images": [{"ref": key}]}
-        queue = names.queue("interactive")  # type: ignore[arg-type]
+        queue = names.queue("interactive")
         return app.send_task("visionq.run", kwargs={"task": task}, task_id=task_id, queue=queue)
 
     wait_until(send().ready, seconds=SECONDS)

@@ -101,6 +101,8 @@ class Reconciler:
             self._do(due, task)
         except (StorageError, BrokerUnavailable, Postponed) as error:
             log.warning("task %s waits for the next look: %s", task.id, error)
+            if isinstance(error, StorageError):  # or each of those due would wait for its time-outs
+                self._store_gate.shut_if_away(error, self._store)
 
     def _do(self, due: Due, task: Task) -> None:
         if due.verdict == "publish":
