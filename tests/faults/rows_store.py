@@ -41,8 +41,8 @@ FAULTS = (
     StoreFault(kind="chunked_cut"),
 )
 BACK_SECONDS = LOOK_SECONDS + 10.0
-"""Until all is done when the store behaves again: time-outs of a second, pauses of 2.4, and a
-record's next look, where a message was acked later than its task's pause was over."""
+"""Within which all is done when the store behaves again: time-outs of a second, pauses of 2.4, and
+a record's next look, where a message was acked later than its task's pause was over."""
 
 
 def store_errs(world: World) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
@@ -19,10 +19,13 @@ from tests.faults.store_faults import StoreFault
 from tests.support.scripted import ScriptedEngine
 from tests.support.waiting import wait_until
 from tests.worker.picture_bytes import DOT, DOT_DIGEST
+from tests.worker.test_reconciler import Office
 from tests.worker.workbench import Workbench, workbench
 from visionq import StoreAddress
+from visionq.broker import Publisher
 from visionq.contract import FailureCode, ImageRef, Result, State, Task
 from visionq.errors import ObjectMissing, StorageDenied, StorageError, StorageUnavailable
+from visionq.local import LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records
@@ -419,3 +422,29 @@ def test_missing_image_is_still_missing(bench: Workbench) -> None:
     )
     with pytest.raises(ObjectMissing):
         bench.store.get("inputs/nothing")
+
+
+def test_housekeeping_goes_on_when_the_store_takes_objects_again(
+    bench: Workbench, gate: Gate, raw: redis.Redis, names: Names, urls: LocalUrls
+) -> None:
+    """The results of cancelled tasks are pending; one of them finds the store away for all."""
+    publisher = Publisher(urls.broker_url, names, timeout_seconds=2)
+    office = Office(bench, raw, names, publisher)
+    tasks = [bench.task() for _ in range(4)]
+    for task in tasks:
+        assert bench.records.cancel(task.id) is State.REVOKED
+    gate.misbehave(StoreFault(kind="hang_up", methods=PUT))
+    office.look()
+    assert not bench.store_gate.is_open
+    assert len({key for method, key in gate.requests if method == "PUT" and is_of(key, tasks)}) == 1
+    office.look()
+    assert not bench.store_gate.is_open, "the bucket's HEAD works"
+    gate.passing()
+    wait_until(lambda: office.look() or bench.store_gate.is_open, seconds=BACK_SECONDS)  # type: ignore[func-returns-value]
+    office.look()
+    publisher.close()
+    assert all(bench.stored(task) is not None for task in tasks)
+
+
+def is_of(key: str, tasks: Iterable[Task]) -> bool:
+    return key in {task.result_key for task in tasks}

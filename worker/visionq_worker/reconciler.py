@@ -140,6 +140,8 @@ class Reconciler:
                 error,
                 LOOK_SECONDS,
             )
+            if isinstance(error, StorageError):  # or each of those due would wait for its time-outs
+                self._store_gate.shut_if_away(error, self._store)
 
     def _do(self, due: Due, task: Task) -> None:
         if due.verdict == "publish":
