@@ -268,14 +268,13 @@ class StoreComparison:
             return
         for task_id in self._message_ids():
             lost.pop(task_id, None)
-        for task_id in self._held() if lost else ():
-            lost.pop(task_id, None)
-        for task_id, record in lost.items():
+        for ids in _chunks(lost, RECORDS_PER_LOOK):
             # One that was taken or given back while the queues were read has changed.
-            if self._is_unchanged(task_id, record):
-                yield Difference(
-                    id=task_id, finding=Finding.MESSAGE_GONE, state=state_of(record.state)
-                )
+            records, held = self._look(ids), self._held()
+            for task_id in ids:
+                if records.get(task_id) == lost[task_id] and task_id not in held:
+                    state = state_of(lost[task_id].state)
+                    yield Difference(id=task_id, finding=Finding.MESSAGE_GONE, state=state)
 
     def _is_unchanged(self, task_id: str, record: _Record) -> bool:
         return self._look([task_id]).get(task_id) == record and task_id not in self._held()

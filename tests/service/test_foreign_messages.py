@@ -25,7 +25,7 @@ from celery.result import AsyncResult
 from tests.support.foreign import opened_foreign_app
 from tests.support.waiting import wait_until
 from tests.support.workers import environment, running_worker
-from visionq import Client, State, StoreAddress
+from visionq import Client, State, Status, StoreAddress
 from visionq.connections import connect
 from visionq.dead import DeadLetters
 from visionq.local import LocalUrls
@@ -263,8 +263,13 @@ def test_task_that_no_record_may_hold_is_refused_and_its_sender_is_told(
 
 def test_countdown_delays_the_start(app: Celery, visionq_client: Client) -> None:
     sent = send(app, countdown=1.5)
-    wait_until(lambda: visionq_client.status(sent.id).is_known, seconds=SECONDS)
-    waiting = visionq_client.status(sent.id)
+
+    def kept() -> Status | None:
+        status = visionq_client.status(sent.id, look_in_store=False)  # which would take its time
+        return status if status.is_known else None
+
+    waiting = wait_until(kept, seconds=SECONDS)
+    assert waiting is not None
     assert (waiting.state, waiting.position) == (State.PENDING, None)
     assert ended(sent).state == "SUCCESS"
     status = visionq_client.status(sent.id)
