@@ -356,6 +356,7 @@ def test_worker_that_was_told_to_stop_is_not_started_again(tmp_path: Path) -> No
         worker.terminate()
         assert up.wait() == 1
         assert up.stderr.read_text().splitlines()[-2:] == [
-            "visionq: a worker was told to stop, and is not started again",
+            "visionq: a worker was told to stop, and is not started again; stop `visionq up` and"
+            " start it again to have it back",
             "visionq: all workers were told to stop",
         ]

@@ -131,9 +131,9 @@ def test_heartbeat_tells_an_outage_once(
         wait_until(lambda: pulse.write_at)
         kill_valkey(breakable)
         # The write is due every five seconds, and at each turn while it fails.
-        wait_until(lambda: num_tries > 12)
+        wait_until(lambda: num_tries > 12, seconds=30)
         breakable.restart("valkey")
-        wait_until(lambda: len(caplog.messages) > 1)
+        wait_until(lambda: len(caplog.messages) > 1, seconds=30)
     finally:
         keeper.stop()
     begin, end = caplog.messages

@@ -91,7 +91,7 @@ class ServiceStep(bootsteps.StartStopStep):
             self._service.open()
             self._service.listen(worker.hostname, answers_of(worker))
         except StartError as error:
-            log.critical("cannot start: %s; no message was taken", error)
+            log.critical("cannot start: %s", error)
             raise SystemExit(EXIT_START) from error
         finally:
             signal.signal(signal.SIGTERM, finish_later)
