@@ -193,7 +193,7 @@ def test_one_server_without_replicas_is_named_by_the_first_submit(
         client.ocr(KEY)
 
 
-def test_confirmed_submit_takes_no_round_trip_more(pair: Replicated, raw: redis.Redis) -> None:
+def test_confirmed_submit_sends_one_script_and_one_wait(pair: Replicated, raw: redis.Redis) -> None:
     def calls_of(num: int) -> dict[str, int]:
         records = Records(
             connect(pair.url, timeout_seconds=2),
