@@ -87,6 +87,8 @@ class Watch:
         self._redis = redis.asyncio.Redis.from_pool(pool)
         self._pubsub: Any = self._redis.pubsub()
         self._bells: dict[str, Bell] = {}
+        self._unsent: set[str] = set()
+        """Channels whose subscription failed, and goes with the next one."""
         self._reader: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
         self._num_waiting = 0
@@ -206,6 +208,7 @@ class Watch:
             bell.num_waiters -= 1
             if bell.num_waiters == 0:
                 del self._bells[channel]
+                self._unsent.discard(channel)
                 await self._unsubscribe(channel)
 
     async def _subscribe(self, channel: str, bell: Bell) -> None:
@@ -213,14 +216,21 @@ class Watch:
 
         Then the record is read all the same; the reader's reconnect subscribes again.
         """
-        with suppress(redis.RedisError, OSError):
-            async with self._sending:
-                await self._pubsub.subscribe(channel)
+        self._unsent.add(channel)
+        await self._send_subscriptions()
         if self._reader is None or self._reader.done():
             self._reader = asyncio.get_running_loop().create_task(self._run_reader())
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_seconds):
                 await bell.is_subscribed.wait()
+
+    async def _send_subscriptions(self) -> None:
+        with suppress(redis.RedisError, OSError):
+            async with self._sending:
+                sent = self._unsent & self._bells.keys()
+                if sent:
+                    await self._pubsub.subscribe(*sent)
+                self._unsent -= sent
 
     async def _unsubscribe(self, channel: str) -> None:
         if self._is_closed:
@@ -234,6 +244,8 @@ class Watch:
             try:
                 message = await self._next_message()
                 self._dispatch(message)
+                if message is None and self._unsent:
+                    await self._send_subscriptions()
                 if message is None and await self._is_outdated():
                     await self._resubscribe(anew=True)
             except (redis.RedisError, OSError, RuntimeError):
