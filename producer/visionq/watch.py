@@ -36,6 +36,9 @@ RECONNECT_SECONDS = 0.5
 """Pause between attempts to reach Redis again while somebody waits."""
 
 
+BROKEN = (redis.RedisError, OSError, AttributeError)
+"""What sending over the subscription raises; AttributeError where redis-py's own reader closes the
+connection meanwhile."""
 RECHECK_SECONDS = 15.0
 """A waiter reads its record this often even if nothing rings: a connection whose other end has
 vanished without a word delivers no event and no error."""
@@ -225,7 +228,7 @@ class Watch:
                 await bell.is_subscribed.wait()
 
     async def _send_subscriptions(self) -> None:
-        with suppress(redis.RedisError, OSError):
+        with suppress(*BROKEN):
             async with self._sending:
                 sent = self._unsent & self._bells.keys()
                 if sent:
@@ -235,7 +238,7 @@ class Watch:
     async def _unsubscribe(self, channel: str) -> None:
         if self._is_closed:
             return  # it would connect again
-        with suppress(redis.RedisError, OSError):
+        with suppress(*BROKEN):
             async with self._sending:
                 await self._pubsub.unsubscribe(channel)
 
@@ -248,7 +251,7 @@ class Watch:
                     await self._send_subscriptions()
                 if message is None and await self._is_outdated():
                     await self._resubscribe(anew=True)
-            except (redis.RedisError, OSError, RuntimeError):
+            except (*BROKEN, RuntimeError):
                 # RuntimeError: nothing was ever subscribed, the first attempt having failed.
                 await asyncio.sleep(RECONNECT_SECONDS)
                 await self._resubscribe()
@@ -279,7 +282,7 @@ class Watch:
                     await self._pubsub.connection.disconnect()
                 if self._bells:
                     await self._pubsub.subscribe(*self._bells)
-        except (redis.RedisError, OSError) as error:
+        except BROKEN as error:
             if not is_for_good(error):
                 return
         for bell in self._bells.values():

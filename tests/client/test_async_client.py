@@ -66,6 +66,7 @@ def test_both_clients_are_made_with_the_same_parameters() -> None:
         "kinds",
         "record_ttl_seconds",
         "limits",
+        "replicas_to_confirm",
         "timeout_seconds",
         "store_timeout_seconds",
     ]

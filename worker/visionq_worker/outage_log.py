@@ -9,6 +9,8 @@ import logging
 import threading
 from time import monotonic
 
+from visionq.refusals import ADVICE, is_for_good
+
 REPEAT_SECONDS = 60.0
 QUIET_SECONDS = 2.0
 """An outage is over when nothing has failed for so long: where every tenth call fails, it lasts."""
@@ -56,8 +58,7 @@ class OutageLog:
                 return
             self._told = now
         of = f" (task {task_id})" if task_id else ""
-        said = str(error).rstrip(".")
-        self._log.warning("%s%s: %s; %s", text, of, said, self._meanwhile)
+        self._log.warning("%s%s: %s; %s", text, of, _said(error), self._meanwhile)
 
     def worked(self) -> None:
         """The work has been done."""
@@ -75,3 +76,10 @@ class OutageLog:
                 return
             seconds, self._began = self._works_since - began, None
         self._log.warning("%s works again, after %.1f s; nothing to do", self._work, seconds)
+
+
+def _said(error: object) -> str:
+    """With what to do where it does not pass by itself."""
+    said = str(error).rstrip(".")
+    is_lasting = isinstance(error, BaseException) and is_for_good(error)
+    return f"{said}; {ADVICE}" if is_lasting and ADVICE not in said else said
