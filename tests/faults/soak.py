@@ -232,7 +232,7 @@ def _prefixes_of_tasks(names: Names) -> tuple[str, ...]:
 def _fixed_keys(names: Names) -> set[str]:
     """Those that a namespace has however many tasks there were; most of them come and go."""
     keys = {names.open(), names.workers(), names.unacked(), names.unacked_index(), names.leases()}
-    keys.add(names.clock())
+    keys |= {names.clock(), names.write_check()}
     for lane in Lane:
         queue = names.queue(lane)
         keys |= {queue, names.lane(lane), f"{names.lane(lane)}:line"}
