@@ -36,6 +36,8 @@ RECONNECT_SECONDS = 0.5
 """Pause between attempts to reach Redis again while somebody waits."""
 
 
+CANCEL_SECONDS = 0.1
+"""Until a reader that was cancelled and goes on is cancelled again."""
 BROKEN = (redis.RedisError, OSError, AttributeError)
 """What sending over the subscription raises; AttributeError where redis-py's own reader closes the
 connection meanwhile."""
@@ -142,9 +144,10 @@ class Watch:
             raise
 
     async def _disconnect(self) -> None:
-        if self._reader is not None:
+        while self._reader is not None and not self._reader.done():
+            # More than once: redis-py may swallow a cancellation that comes just when it is done.
             self._reader.cancel()
-            await asyncio.wait([self._reader])
+            await asyncio.wait([self._reader], timeout=CANCEL_SECONDS)
         with suppress(redis.RedisError, OSError):
             await self._pubsub.aclose()
             await self._redis.aclose()
@@ -243,7 +246,7 @@ class Watch:
                 await self._pubsub.unsubscribe(channel)
 
     async def _run_reader(self) -> None:
-        while True:
+        while not self._is_closed:
             try:
                 message = await self._next_message()
                 self._dispatch(message)
