@@ -74,7 +74,7 @@ def test_key_that_may_write_and_not_delete_starts_a_worker(address: StoreAddress
 def test_key_that_may_not_write_starts_no_worker(urls: LocalUrls) -> None:
     with strict_store(urls.s3_endpoint, {"PUT": DENIED}) as url:
         text = refusal(settings_with(urls, storage={"endpoint_url": url}))
-    assert text.startswith("bucket.put: the object store refused access (AccessDenied)")
+    assert text.startswith("bucket.put: the object store refused access (403 AccessDenied)")
     assert "s3:PutObject" in text
 
 
@@ -82,7 +82,7 @@ def test_wrong_clock_is_named(address: StoreAddress) -> None:
     skewed = (403, "RequestTimeTooSkewed")
     found = lines(look(address, PUT=skewed, GET=skewed, HEAD=skewed, DELETE=skewed))
     assert [*found] == ["bucket"]
-    assert "the clock of this machine is minutes off: set it (NTP)" in found["bucket"][1]
+    assert "this machine's clock is wrong: set it by NTP" in found["bucket"][1]
 
 
 def test_key_that_may_not_list_the_bucket_is_told_what_it_needs(address: StoreAddress) -> None:

@@ -70,9 +70,10 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         except SettingsError as error:  # a node of a cluster, and no hash tag
             yield fail("broker.cluster", str(error))
         except BrokerUnavailable as error:
-            is_replica = isinstance(error.__cause__, WrongServer)
-            advice = ": name the primary in broker.url" if is_replica else ""
-            yield fail("broker", f"{error}{advice}")
+            if isinstance(error.__cause__, WrongServer):
+                yield fail("broker.role", f"{error}: name the primary in broker.url")
+            else:
+                yield fail("broker", str(error))
 
 
 def _check(client: Redis, settings: Settings) -> Iterator[Finding]:

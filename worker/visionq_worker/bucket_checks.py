@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 PROBE_FOLDER = "probes"
 FIRST, SECOND = b"visionq", b"visionq, written again"
 CONDITIONAL = "bucket.conditional"
-_SKEWED = "RequestTimeTooSkewed"
-"""S3's word for a request whose time is more than 15 minutes off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +70,6 @@ def _tried(name: str, call: Callable[[], object], well: str, right: str = "") ->
 
 def _explained(error: Exception, right: str) -> str:
     said = str(error).removeprefix("bucket: ")
-    if _SKEWED in said:
-        return f"{said}: the clock of this machine is minutes off: set it (NTP)"
     if right and isinstance(error, StorageDenied):
         return f"{said}: the access key needs {right} on the bucket's objects"
     return said
