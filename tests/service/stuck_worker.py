@@ -13,6 +13,7 @@ import sys
 from contextlib import closing
 
 from tests.support.scripted import ScriptedEngine
+from visionq import BrokerAddress
 from visionq.connections import connect
 from visionq.names import Names
 from visionq.settings import load_settings
@@ -30,7 +31,7 @@ def main() -> None:
     health.STUCK_SECONDS = 3.0
     settings = load_settings()
     app = build_app(settings, ScriptedEngine)
-    app.conf.broker_url = os.environ["CHANNEL_URL"]
+    app.conf.broker_transport_options["broker"] = BrokerAddress(os.environ["CHANNEL_URL"])
 
     def write_freshly() -> None:
         with closing(connect(os.environ["FRESH_URL"], timeout_seconds=1)) as client:
