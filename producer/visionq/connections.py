@@ -20,10 +20,11 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from visionq.broker_urls import BrokerAddress, as_address
-from visionq.errors import BrokerUnavailable, SettingsError
+from visionq.errors import SettingsError
 from visionq.per_process import PerProcess
 from visionq.primaries import NoHashTag, NoPrimary, WrongServer
 from visionq.redaction import redacted
+from visionq.refusals import broker_error
 from visionq.server_connections import pool_options
 from visionq.tls import tls_advice
 
@@ -164,7 +165,7 @@ def mapped_errors() -> Iterator[None]:
     except NoHashTag as exc:
         raise SettingsError(str(exc)) from exc
     except (redis.RedisError, OSError) as exc:
-        raise BrokerUnavailable(explain(exc)) from exc
+        raise broker_error(exc, explain(exc)) from exc
 
 
 def explain(error: Exception) -> str:

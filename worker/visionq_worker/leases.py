@@ -277,13 +277,6 @@ class Leases:
             )
             return 0.0
 
-    def _require_reply(self) -> None:
-        try:
-            self._redis.ping()
-        except ResponseError as error:
-            if not is_for_good(error):
-                raise
-
     def _say(self, claim: str, command: Callable[[], Any]) -> bool:
         """Whether Redis has answered, be it that it refuses."""
         self._settle(claim)
