@@ -15,7 +15,11 @@ import redis
 from visionq.broker_urls import BrokerAddress
 from visionq.primaries import NoPrimary, Place
 from visionq.questions import ask
+from visionq.refusals import is_for_good
 from visionq.sentinel_urls import read_sentinel_url
+
+_HOSTS = "start the sentinels, or correct the hosts and the name in broker.url"
+_LOGIN = "set broker.sentinel_password, and broker.sentinel_user if need be, to the sentinels' own"
 
 SENTINEL_SECONDS = 0.5
 """To connect to a sentinel, and to wait for its answer: it has nothing to do but to answer."""
@@ -36,12 +40,14 @@ class Sentinels:
     def candidates(self) -> Iterator[Place]:
         """As `Locator.candidates`. Raises `NoPrimary` where no sentinel names one."""
         problems: list[str] = []
+        is_refused = False
         named: set[Place] = set()
         for sentinel in self._order:
             try:
                 place = self._ask(sentinel)
             except (redis.RedisError, OSError) as error:
-                problems.append(f"{_shown(sentinel)}: {error}")
+                problems.append(f"{_shown(sentinel)}: {str(error).rstrip('.')}")
+                is_refused |= is_for_good(error)
                 continue
             if place is None:
                 problems.append(f"{_shown(sentinel)} knows no primary named {self._name}")
@@ -51,9 +57,9 @@ class Sentinels:
                 named.add(place)
                 yield place
         if not named:
+            advice = _LOGIN if is_refused else _HOSTS
             raise NoPrimary(
-                f"no sentinel names the primary {self._name} ({'; '.join(problems)}): start the "
-                "sentinels, or correct the hosts and the name in broker.url"
+                f"no sentinel names the primary {self._name} ({'; '.join(problems)}): {advice}"
             )
 
     def moved_to(self, place: Place) -> None:
