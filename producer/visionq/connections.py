@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from visionq.broker_urls import BrokerAddress, as_address
-from visionq.errors import SettingsError
+from visionq.errors import HashTagMissing, SettingsError
 from visionq.per_process import PerProcess
 from visionq.primaries import NoHashTag, NoPrimary, WrongServer
 from visionq.redaction import redacted
@@ -129,7 +129,7 @@ def mapped_errors() -> Iterator[None]:
     try:
         yield
     except NoHashTag as exc:
-        raise SettingsError(str(exc)) from exc
+        raise HashTagMissing(str(exc)) from exc
     except (redis.RedisError, OSError) as exc:
         raise broker_error(exc, explain(exc)) from exc
 

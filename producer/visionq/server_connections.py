@@ -41,6 +41,8 @@ from visionq.tls import SHOW_A_CERTIFICATE, Tls, tls_advice
 
 _ERROR_REPLIES = (redis.ResponseError, BusyLoadingError)
 _UNREACHED = (redis.ConnectionError, redis.TimeoutError)
+OUTDATED = -1
+"""Before every epoch."""
 
 
 class ToPrimary(AbstractConnection):
@@ -168,6 +170,8 @@ class ToPrimary(AbstractConnection):
         refusal = self._primary.refusal(error, self._epoch, self._place())
         if isinstance(refusal, WrongServer):
             self.disconnect()  # type: ignore[no-untyped-call]
+        elif refusal is not None:
+            self._epoch = OUTDATED  # more replies of the same pipeline may be on their way
         if refusal is not None:
             raise refusal from error
 
@@ -318,6 +322,8 @@ class AsyncToPrimary(aio.AbstractConnection):
         refusal = self._primary.refusal(error, self._epoch, self._place())
         if isinstance(refusal, WrongServer):
             await self.disconnect(nowait=True)
+        elif refusal is not None:
+            self._epoch = OUTDATED  # more replies of the same pipeline may be on their way
         if refusal is not None:
             raise refusal from error
 
