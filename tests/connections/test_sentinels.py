@@ -250,7 +250,7 @@ def test_what_replicas_confirm_outlives_a_failover_with_the_old_primary_alive(
         except NotReplicated:
             num_refused += 1
         with group.raw(old) as one:
-            return one.info("replication")["role"] == "slave"
+            return bool(one.info("replication")["role"] == "slave")
 
     records.create(new_task())
     group.promote()

@@ -95,7 +95,7 @@ def test_message_that_cannot_be_put_aside_is_kept(desk: Desk, which: str) -> Non
     desk.let_time_pass(61)
     desk.leases.retry()
     desk.leases.sweep()
-    assert list(desk.raw.hgetall(desk.names.dead_messages()).values()) == [text]  # type: ignore[union-attr]
+    assert list(desk.raw.hgetall(desk.names.dead_messages()).values()) == [text]
     assert desk.is_clean()
 
 

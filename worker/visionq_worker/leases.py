@@ -271,7 +271,7 @@ class Leases:
                 raise
             log.warning(
                 "INFO does not say how long Redis has been up (%s): tasks of lost workers are "
-                "given back from %g s from now on",
+                "given back from %g s from now on; nothing to do (+info in SECURITY.md's rules)",
                 error,
                 self.lease_seconds,
             )
