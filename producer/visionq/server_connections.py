@@ -10,7 +10,7 @@ TCP, TLS and Unix sockets, synchronous and for asyncio, with the same steps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
@@ -271,6 +271,12 @@ class AsyncToPrimary(aio.AbstractConnection):
         for nested in _errors_in(reply):
             await self._refuse_wrong(nested)
         return reply
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        # Since it was found open, whoever reads from it may have closed it.
+        if not self.is_connected:
+            raise redis.ConnectionError("the connection was closed before the command was sent")
+        await super()._send_packed_command(command)
 
     async def _check_name(self) -> None:
         locator = self._primary.locator
