@@ -19,6 +19,8 @@ from typing import Any
 
 import redis
 import redis.asyncio.connection as aio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, UnixDomainSocketConnection, parse_url
 from redis.exceptions import BusyLoadingError
 
@@ -255,7 +257,10 @@ class AsyncToPrimary(aio.AbstractConnection):
             await self._check_role()
 
     def register_connect_callback(self, callback: Any) -> None:
+        """What a subscription does first. Its reader is not to connect again by itself, beside a
+        coroutine that sends on it: both would read the replies of the handshake."""
         self._is_subscription = True
+        self.retry = Retry(NoBackoff(), 0)
         super().register_connect_callback(callback)  # type: ignore[no-untyped-call]
 
     def deregister_connect_callback(self, callback: Any) -> None:
