@@ -223,12 +223,12 @@ def test_redis_that_no_replica_follows_is_named_where_replicas_have_to_confirm(i
     }
     result = visionq_worker(asked, "check", "--quick")
     assert result.exit_code == 1
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
-    assert line == (
+    failed = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
+    assert failed == [
         "FAIL broker.replicas: 0 of 1 replicas of Redis have confirmed the write within 0.3 s "
         "(broker.replicas_to_confirm): no task can be accepted, and none ends; let replicas follow "
         "this Redis, or lower it"
-    )
+    ]
 
 
 def test_certificate_that_cannot_be_used_or_trusted_is_one_line(

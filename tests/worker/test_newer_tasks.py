@@ -326,7 +326,7 @@ def test_unknown_state_is_somebodys_damage_where_no_newer_worker_is_alive(office
     report(office, 1)
     office.look()
     assert office.queued() == [task.id]
-    assert office.start(task) > 0, "the fence of an attempt"
+    assert office.start(task) > 0
 
 
 def test_task_in_an_unknown_lane_is_left_to_a_newer_worker(office: Office) -> None:
