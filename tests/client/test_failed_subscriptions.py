@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from uuid import uuid4
 
 import redis.asyncio
@@ -61,8 +62,8 @@ def test_connection_that_its_reader_closes_under_a_sender_is_a_broken_one(urls: 
         sending = asyncio.create_task(connection.send_command("PING"))
         await asyncio.sleep(0)
         await connection.disconnect(nowait=True)
-        (outcome,) = await asyncio.gather(sending, return_exceptions=True)
-        assert outcome is None or isinstance(outcome, redis.ConnectionError)
+        with suppress(redis.ConnectionError):
+            await sending
         await pool.aclose()
 
     asyncio.run(main())

@@ -105,9 +105,9 @@ def test_task_goes_the_whole_way(
     checked = subprocess.run(
         [BIN / "visionq-worker", "check", "--quick"], env=env, capture_output=True, text=True
     )
-    first, *_ = checked.stdout.splitlines()
-    assert first.startswith("ok   broker: ")
-    assert first.endswith(f" answers; namespace {namespace}")
+    line = checked.stdout.splitlines()[0]
+    assert line.startswith("ok   broker: ")
+    assert line.endswith(f" answers; namespace {namespace}")
     log = tmp_path / "worker.log"
     with (
         running_worker(env, log),

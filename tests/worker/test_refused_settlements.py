@@ -125,3 +125,19 @@ def test_messages_that_name_their_task_in_the_body_do_not_replace_each_other(des
     left: Any = desk.raw.hgetall(f"{newer}:messages")
     assert sorted(left) == sorted(ids)
     assert {desk.record(task_id)["state"] for task_id in ids} == {"PENDING"}
+
+
+@pytest.mark.parametrize("settle", SETTLE.values(), ids=SETTLE)
+def test_full_redis_takes_a_message_back(desk: Desk, settle: Settle) -> None:
+    """It is no larger in its queue than it was under its claim."""
+    text = message(str(uuid.uuid4()))
+    desk.push(text)
+    _, claim = desk.must_claim()
+    desk.let_time_pass(61)
+    desk.raw.config_set("maxmemory", 1)
+    try:
+        settle(desk.leases, claim)
+    finally:
+        desk.raw.config_set("maxmemory", 0)
+    assert desk.queued() == [text]
+    assert desk.is_clean()
