@@ -23,7 +23,7 @@ from redis import RedisError
 from visionq.broker_urls import BrokerAddress, as_address
 from visionq.connections import NoHashTag, WrongServer
 from visionq.contract import Lane, Task, dump
-from visionq.errors import BrokerUnavailable, SettingsError
+from visionq.errors import BrokerUnavailable, HashTagMissing
 from visionq.names import TASK_NAME, Names
 from visionq.per_process import PerProcess
 from visionq.redaction import redacted
@@ -202,10 +202,10 @@ def _mapped_errors() -> Iterator[None]:
     try:
         yield
     except NoHashTag as exc:
-        raise SettingsError(str(exc)) from exc
+        raise HashTagMissing(str(exc)) from exc
     except (KombuError, OperationalError, RedisError, OSError) as exc:
         if isinstance(exc.__cause__, NoHashTag):  # of a batch
-            raise SettingsError(str(exc.__cause__)) from exc
+            raise HashTagMissing(str(exc.__cause__)) from exc
         said = redacted(f"{type(exc).__name__}: {exc}")
         if advice := tls_advice(exc):
             said = f"{said.rstrip('.')}; {advice}"

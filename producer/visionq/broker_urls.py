@@ -65,7 +65,8 @@ class BrokerAddress:
         """Raise `SettingsError` for what can be no address. Files are not looked at."""
         if not isinstance(self.hash_tag, bool):
             raise SettingsError("hash_tag must be true or false")
-        for url in self.server_urls if self.hash_tag else (self.url,):
+        is_split = self.hash_tag and isinstance(self.url, str)
+        for url in self.server_urls if is_split else (self.url,):
             check_broker_url(url)
         self._check_hash_tag()
         if self.sentinel_user and not self.sentinel_password:
@@ -85,7 +86,7 @@ class BrokerAddress:
         """
         if is_sentinel_url(self.url):
             return (read_sentinel_url(self.url).server_url,)
-        match = _HOSTS.match(self.url) if self.hash_tag and isinstance(self.url, str) else None
+        match = _HOSTS.match(self.url) if self.hash_tag else None
         if match is None:
             return (self.url,)
         rest = self.url[match.end() :]

@@ -21,6 +21,7 @@ from redis.exceptions import NoPermissionError
 from visionq.broker_urls import BrokerAddress
 from visionq.primaries import NoPrimary, Place
 from visionq.questions import ask
+from visionq.tls import tls_advice
 
 PORT = 6379
 ASK_SECONDS = 2.0
@@ -111,8 +112,11 @@ class ClusterSlot:
                 "this user may not ask a Redis Cluster who has the keys: allow it "
                 "+cluster|info and +cluster|slots"
             )
-        said = f": {why}" if why else ""
-        return f"no node of the Redis Cluster leads to slot {self._slot}{said}"
+        said = f": {str(why).rstrip('.')}" if why else ""
+        advice = tls_advice(why) if why else None
+        return "; ".join(
+            filter(None, (f"no node of the Redis Cluster leads to slot {self._slot}{said}", advice))
+        )
 
 
 def cluster_slot(address: BrokerAddress) -> ClusterSlot:

@@ -14,13 +14,10 @@ from typing import Any, Self
 
 import redis
 from redis.backoff import NoBackoff
-from redis.client import Pipeline
-from redis.commands.core import Script
-from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from visionq.broker_urls import BrokerAddress, as_address
-from visionq.errors import SettingsError
+from visionq.errors import HashTagMissing, SettingsError
 from visionq.per_process import PerProcess
 from visionq.primaries import NoHashTag, NoPrimary, WrongServer
 from visionq.redaction import redacted
@@ -55,31 +52,6 @@ class _RetryOnce(Retry):
             raise
 
 
-class _Script(Script):
-    """A failover between two of redis-py's three steps would leave a server without the script."""
-
-    def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
-        if client is not None:
-            return super().__call__(keys, args, client)
-        words: tuple[Any, ...] = (len(keys or ()), *(keys or ()), *(args or ()))
-        try:
-            return self.registered_client.evalsha(self.sha, *words)
-        except NoScriptError:
-            return self.registered_client.eval(str(self.script), *words)
-
-
-class _Pipeline(Pipeline):
-    """Sent again to a server that took the place of the one which had been told its scripts."""
-
-    def execute(self, raise_on_error: bool = True) -> list[Any]:
-        commands, scripts = list(self.command_stack), set(self.scripts)
-        try:
-            return super().execute(raise_on_error)
-        except NoScriptError:
-            self.command_stack, self.scripts = commands, scripts
-            return super().execute(raise_on_error)
-
-
 class _Client(redis.Redis):
     """redis-py's, with a pool for each process: its own look for a fork takes the inherited lock,
     which another thread may have held."""
@@ -95,12 +67,6 @@ class _Client(redis.Redis):
     @connection_pool.setter
     def connection_pool(self, _: redis.ConnectionPool) -> None:
         pass  # redis-py's constructor sets what it was given
-
-    def register_script(self, script: Any) -> Any:
-        return _Script(self, script)
-
-    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
-        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
     def close(self) -> None:
         """Other threads may finish what they are doing. A call after this connects again."""
@@ -163,7 +129,7 @@ def mapped_errors() -> Iterator[None]:
     try:
         yield
     except NoHashTag as exc:
-        raise SettingsError(str(exc)) from exc
+        raise HashTagMissing(str(exc)) from exc
     except (redis.RedisError, OSError) as exc:
         raise broker_error(exc, explain(exc)) from exc
 

@@ -87,7 +87,9 @@ local function wait_again(task)
     redis.call('HINCRBY', lane, 'waiting:' .. tenant, 1)
   end
   if redis.call('HSETNX', RECORD, 'at', now) == 1 then redis.call('HSET', RECORD, 'attempt', 1) end
-  redis.call('HINCRBY', RECORD, 'fence', 1)
+  if redis.call('HINCRBY', RECORD, 'fence', 1) == 1 then -- as a first start does it (`START`)
+    redis.call('HINCRBY', RECORD, 'fence', t[1] * 1000 + math.floor(t[2] / 1000))
+  end
   redis.call('HSET', RECORD, 'state', 'PENDING', 'task', task, 'seq', seq, 'sent', '1',
     'since', now)
   redis.call('HDEL', RECORD, 'dead', 'strikes', 'retries', 'code', 'message', 'retryable', 't0',

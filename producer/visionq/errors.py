@@ -20,6 +20,7 @@
     ├── BrokerUnavailable        Redis did not answer in time; the call may be repeated
     │   ├── NotReplicated        fewer replicas than wanted have confirmed a write in time
     │   └── BrokerDenied         its access rules forbid it: an operator has to act first
+    │       └── HashTagMissing   a Redis Cluster needs `broker.hash_tag`; a SettingsError as well
     ├── StorageError             the object store refused or did not answer; carries its `status`
     │   ├── StorageUnavailable   it passes; the call may be repeated
     │   │   └── WrongClock       this machine's clock is to be set
@@ -192,6 +193,10 @@ class NotReplicated(BrokerUnavailable):
 
 class BrokerDenied(BrokerUnavailable):
     """Redis does not let this user in, or not do this: an operator has to change that."""
+
+
+class HashTagMissing(SettingsError, BrokerDenied):
+    """The server is a node of a Redis Cluster, and `broker.hash_tag` is not set."""
 
 
 class StorageError(VisionqError):

@@ -15,7 +15,12 @@ import redis
 from visionq.broker_urls import BrokerAddress
 from visionq.primaries import NoPrimary, Place
 from visionq.questions import ask
+from visionq.refusals import is_for_good
 from visionq.sentinel_urls import read_sentinel_url
+from visionq.tls import tls_advice
+
+_HOSTS = "start the sentinels, or correct the hosts and the name in broker.url"
+_LOGIN = "set broker.sentinel_password, and broker.sentinel_user if need be, to the sentinels' own"
 
 SENTINEL_SECONDS = 0.5
 """To connect to a sentinel, and to wait for its answer: it has nothing to do but to answer."""
@@ -36,12 +41,14 @@ class Sentinels:
     def candidates(self) -> Iterator[Place]:
         """As `Locator.candidates`. Raises `NoPrimary` where no sentinel names one."""
         problems: list[str] = []
+        advice: str | None = None
         named: set[Place] = set()
         for sentinel in self._order:
             try:
                 place = self._ask(sentinel)
             except (redis.RedisError, OSError) as error:
-                problems.append(f"{_shown(sentinel)}: {error}")
+                problems.append(f"{_shown(sentinel)}: {str(error).rstrip('.')}")
+                advice = advice or tls_advice(error) or (_LOGIN if is_for_good(error) else None)
                 continue
             if place is None:
                 problems.append(f"{_shown(sentinel)} knows no primary named {self._name}")
@@ -51,10 +58,8 @@ class Sentinels:
                 named.add(place)
                 yield place
         if not named:
-            raise NoPrimary(
-                f"no sentinel names the primary {self._name} ({'; '.join(problems)}): start the "
-                "sentinels, or correct the hosts and the name in broker.url"
-            )
+            said = f"no sentinel names the primary {self._name} ({'; '.join(problems)})"
+            raise NoPrimary(f"{said}: {advice or _HOSTS}")
 
     def moved_to(self, place: Place) -> None:
         """Sentinels know of no slots."""

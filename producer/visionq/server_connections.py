@@ -10,7 +10,7 @@ TCP, TLS and Unix sockets, synchronous and for asyncio, with the same steps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
@@ -19,6 +19,8 @@ from typing import Any
 
 import redis
 import redis.asyncio.connection as aio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, UnixDomainSocketConnection, parse_url
 from redis.exceptions import BusyLoadingError
 
@@ -41,6 +43,8 @@ from visionq.tls import SHOW_A_CERTIFICATE, Tls, tls_advice
 
 _ERROR_REPLIES = (redis.ResponseError, BusyLoadingError)
 _UNREACHED = (redis.ConnectionError, redis.TimeoutError)
+OUTDATED = -1
+"""Before every epoch."""
 
 
 class ToPrimary(AbstractConnection):
@@ -168,6 +172,8 @@ class ToPrimary(AbstractConnection):
         refusal = self._primary.refusal(error, self._epoch, self._place())
         if isinstance(refusal, WrongServer):
             self.disconnect()  # type: ignore[no-untyped-call]
+        elif refusal is not None:
+            self._epoch = OUTDATED  # more replies of the same pipeline may be on their way
         if refusal is not None:
             raise refusal from error
 
@@ -251,7 +257,10 @@ class AsyncToPrimary(aio.AbstractConnection):
             await self._check_role()
 
     def register_connect_callback(self, callback: Any) -> None:
+        """What a subscription does first. Its reader is not to connect again by itself, beside a
+        coroutine that sends on it: both would read the replies of the handshake."""
         self._is_subscription = True
+        self.retry = Retry(NoBackoff(), 0)
         super().register_connect_callback(callback)  # type: ignore[no-untyped-call]
 
     def deregister_connect_callback(self, callback: Any) -> None:
@@ -267,6 +276,12 @@ class AsyncToPrimary(aio.AbstractConnection):
         for nested in _errors_in(reply):
             await self._refuse_wrong(nested)
         return reply
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        # Since it was found open, whoever reads from it may have closed it.
+        if not self.is_connected:
+            raise redis.ConnectionError("the connection was closed before the command was sent")
+        await super()._send_packed_command(command)
 
     async def _check_name(self) -> None:
         locator = self._primary.locator
@@ -318,6 +333,8 @@ class AsyncToPrimary(aio.AbstractConnection):
         refusal = self._primary.refusal(error, self._epoch, self._place())
         if isinstance(refusal, WrongServer):
             await self.disconnect(nowait=True)
+        elif refusal is not None:
+            self._epoch = OUTDATED  # more replies of the same pipeline may be on their way
         if refusal is not None:
             raise refusal from error
 

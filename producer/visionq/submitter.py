@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -17,6 +18,8 @@ from visionq.broker_urls import BrokerAddress
 from visionq.connections import connect
 from visionq.contract import Result, State, Status, Task, read_task
 from visionq.errors import (
+    BrokerDenied,
+    BrokerUnavailable,
     InvalidTask,
     NotReplicated,
     ObjectMissing,
@@ -161,6 +164,9 @@ class Submitter:
                 key=new.key,
                 expiry_seconds=new.expiry_seconds,
             )
+        except BrokerDenied:
+            self._withdraw([new])
+            raise
         except NotReplicated as error:
             if new.key is not None:
                 raise NotReplicated(
@@ -174,11 +180,20 @@ class Submitter:
     def _create_many(self, all_new: Sequence[New]) -> list[tuple[Task, Found | None]]:
         try:
             return self.records.create_many(all_new)
+        except BrokerDenied:
+            self._withdraw(all_new)
+            raise
         except NotReplicated as error:
             raise NotReplicated(
                 f"{error}; tasks without an idempotency_key were withdrawn, others may have been "
                 "accepted: submit all of them again"
             ) from error
+
+    def _withdraw(self, all_new: Sequence[New]) -> None:
+        """Of what was refused: the records may be there, and only the question to replicas not
+        allowed."""
+        with suppress(BrokerUnavailable):
+            self.records.take_back([new for new in all_new if new.key is None])
 
     def _timed_anew(self, all_new: Sequence[New]) -> list[New]:
         """With deadlines by Redis's clock as it is now."""

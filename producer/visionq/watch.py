@@ -260,6 +260,10 @@ class Watch:
                 await self._resubscribe()
 
     async def _next_message(self) -> dict[str, Any] | None:
+        async with self._sending:  # whoever connects reads the replies of the handshake alone
+            connection = self._pubsub.connection
+            if connection is None or not connection.is_connected:
+                raise redis.ConnectionError("the subscription is not connected")
         message: dict[str, Any] | None = await self._pubsub.get_message(timeout=PRIMARY_SECONDS)
         return message
 

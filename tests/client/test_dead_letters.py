@@ -359,6 +359,25 @@ def test_a_worker_from_before_the_replay_may_write_no_more(
     assert records.move(handle.id, State.SUCCESS, fence=fresh.fence)
 
 
+def test_no_fence_is_given_twice_where_a_record_is_lost_before_each_replay(
+    client: Client,
+    key: str,
+    undertaker: Undertaker,
+    worker: HandWorker,
+    letters: DeadLetters,
+    raw: redis.Redis,
+    names: Names,
+) -> None:
+    handle, fences = client.ocr(key), set()
+    for number in range(3):
+        assert undertaker.claim() is not None
+        fences.add(worker.start(handle.id).fence)
+        undertaker.sweep()
+        raw.delete(names.record(handle.id))
+        assert [one.outcome for one in letters.replay([handle.id])] == [Outcome.REPLAYED]
+        assert len(fences) == number + 1
+
+
 def test_a_replayed_task_waits_its_turn_and_counts_among_those_that_wait(
     client: Client,
     key: str,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from uuid import uuid4
 
+import redis.asyncio
+
+from visionq.broker_urls import BrokerAddress
 from visionq.contract import ImageRef, State, Task
 from visionq.local import LocalUrls
 from visionq.names import Names
 from visionq.records import Records
+from visionq.server_connections import pool_options
 from visionq.watch import PRIMARY_SECONDS, Watch
 
 TIMEOUT_SECONDS = 0.2
@@ -43,5 +48,22 @@ def test_it_is_sent_with_the_next_one_or_soon(
         done = await asyncio.gather(*waiting)
         assert {status.state for status in done} == {State.REVOKED}
         await watch.close()
+
+    asyncio.run(main())
+
+
+def test_connection_that_its_reader_closes_under_a_sender_is_a_broken_one(urls: LocalUrls) -> None:
+    """With redis-py alone, who waits for a task is sometimes told of a 'NoneType' instead."""
+
+    async def main() -> None:
+        options = pool_options(BrokerAddress(urls.broker_url), is_async=True)
+        pool = redis.asyncio.ConnectionPool(**options, socket_timeout=TIMEOUT_SECONDS)
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        sending = asyncio.create_task(connection.send_command("PING"))
+        await asyncio.sleep(0)
+        await connection.disconnect(nowait=True)
+        with suppress(redis.ConnectionError):
+            await sending
+        await pool.aclose()
 
     asyncio.run(main())

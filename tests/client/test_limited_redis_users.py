@@ -15,6 +15,7 @@ from tests.support.redis_users import EVERYTHING, RedisUser, redis_user
 from tests.support.waiting import wait_until
 from visionq import BrokerDenied, BrokerUnavailable, Client, State, StoreAddress, Submission
 from visionq.local import LocalUrls
+from visionq.names import Names
 from visionq.refusals import is_for_good
 
 Open = Callable[..., Client]
@@ -141,3 +142,22 @@ def test_who_waits_without_a_limit_is_told_when_access_is_taken_away(
 def test_refusals_that_last_are_told_from_those_that_pass(error: Exception, expected: bool) -> None:
     assert is_for_good(error) is expected
     assert issubclass(BrokerDenied, BrokerUnavailable)
+
+
+@pytest.mark.parametrize("rule", ["-wait", "-set"])
+def test_task_whose_replicas_may_not_be_asked_is_withdrawn(
+    urls: LocalUrls, address: StoreAddress, names: Names, raw: redis.Redis, key: str, rule: str
+) -> None:
+    """Else it would be run, although whoever submitted it was told that it is not accepted."""
+    with (
+        redis_user(urls, *EVERYTHING, rule) as user,
+        Client(
+            user.urls.broker_url, address, namespace=names.namespace, replicas_to_confirm=1
+        ) as client,
+    ):
+        with pytest.raises(BrokerDenied):
+            client.ocr(key)
+        with pytest.raises(BrokerDenied):
+            client.submit_many([Submission("ocr", key)] * 2)
+    assert raw.keys(names.record("*")) == []
+    assert raw.zcard(names.open()) == 0

@@ -224,7 +224,10 @@ def total_commands_of(raw: redis.Redis) -> dict[str, int]:
 def test_script_that_redis_has_lost_is_loaded_again(client: Client, raw: redis.Redis) -> None:
     client.ocr(KEY)
     raw.script_flush()
+    before = total_commands_of(raw)
     assert client.ocr(KEY).status().state is State.PENDING
+    num_waits = total_commands_of(raw)["wait"] - before["wait"]
+    assert num_waits == 2, "each may take most of a time-out where replicas are missing"
 
 
 @pytest.mark.parametrize("wrong", [-1, True, 1.0, "1"])

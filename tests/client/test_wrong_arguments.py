@@ -312,7 +312,7 @@ def test_a_broker_s_url_that_is_wrong_is_refused_at_once_and_not_shown(url: str)
     for cls in (Client, AsyncClient):
         with pytest.raises(SettingsError) as caught:
             cls(url)
-        assert "redis://user:password@host:port/db" in str(caught.value)
+        assert "://user:password@host:port" in str(caught.value)
         assert PASSWORD not in str(caught.value)
 
 

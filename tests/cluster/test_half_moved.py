@@ -39,7 +39,7 @@ def message(task_id: str) -> str:
 SETTLE: dict[str, Callable[[Leases, str], object]] = {
     "give back": lambda leases, claim: leases._run(leases._give_back, claim),
     "strike": lambda leases, claim: leases._run(leases._strike, claim, 5, "it broke"),
-    "sweep": lambda leases, _: leases._run(leases._sweep, 0, 5, 500),
+    "sweep": lambda leases, _: leases._run(leases._sweep, 0, 5, 500, ""),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,9 @@ import redis
 
 from tests.cli.commands import visionq
 from tests.cli.conftest import only_ours
+from tests.faults.proxy import Proxy
 from tests.support.cluster import Cluster
+from tests.support.waiting import wait_until
 from tests.support.workers import environment
 from tests.worker.picture_bytes import DOT
 from visionq import AsyncClient, Client, StoreAddress
@@ -21,9 +24,13 @@ from visionq.broker_urls import BrokerAddress
 from visionq.connections import NoHashTag, WrongServer, connect
 from visionq.contract import ImageRef, Task
 from visionq.dead import DeadLetters
-from visionq.errors import SettingsError
+from visionq.errors import BrokerDenied, SettingsError
+from visionq.fleet import Fleets, WorkerReport
 from visionq.local import LocalUrls
 from visionq.names import Names
+from visionq_worker.health import Pulse
+from visionq_worker.keeper import Keeper
+from visionq_worker.leases import Leases
 
 SENTENCE = r"is a node of a Redis Cluster.*broker\.hash_tag = true"
 TASK_ID = str(uuid.uuid4())
@@ -52,8 +59,9 @@ CALLS: dict[str, Call] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_every_call_names_the_setting(client: Client, call: Call) -> None:
-    with pytest.raises(SettingsError, match=SENTENCE):
+    with pytest.raises(SettingsError, match=SENTENCE) as caught:
         call(client)
+    assert isinstance(caught.value, BrokerDenied), "a worker bears it as it bears access rules"
 
 
 def test_the_asyncio_client_does_so_too(
@@ -88,6 +96,43 @@ def test_dead_letters_do_so_too(cluster: Cluster) -> None:
     with pytest.raises(SettingsError, match=SENTENCE):
         letters.list()
     letters.close()
+
+
+def test_keeper_outlives_a_node_that_has_other_keys(cluster: Cluster) -> None:
+    """As when a name in DNS leads to a wrong server for a while."""
+    names, refused = Names("elsewhere"), threading.Event()
+    right, wrong = (find(names.workers()) for find in (cluster.owner, cluster.other_primary))
+    with Proxy(right) as proxy:
+        url = cluster.url(right).replace(f":{right}/", f":{proxy.port}/")
+        client = connect(url, timeout_seconds=1)
+        leases = Leases(
+            client, names, owner="one", lease_seconds=5, max_attempts=3, record_ttl_seconds=60
+        )
+        fleets = Fleets(client, names)
+        report = WorkerReport(model="m", model_revision=None, max_context_tokens=1, concurrency=1)
+
+        def tell() -> None:
+            try:
+                fleets.tell("one", report)
+            except SettingsError:
+                refused.set()
+                raise
+
+        def is_told() -> bool:
+            return bool(cluster.node(right).hdel(names.workers(), "one"))
+
+        keeper = Keeper(leases, Pulse(), lambda: True, lambda: None, tell)
+        keeper.start()
+        try:
+            wait_until(is_told, seconds=10)
+            proxy.point_to(wrong)
+            proxy.reset()
+            assert refused.wait(15)
+            proxy.point_to(right)
+            wait_until(is_told, seconds=20)
+        finally:
+            keeper.stop()
+            client.close()
 
 
 def stranger_to(cluster: Cluster, key: str) -> str:

@@ -19,12 +19,16 @@ from visionq.broker import Publisher
 from visionq.broker_urls import BrokerAddress
 from visionq.connections import connect
 from visionq.contract import ImageRef, Lane, State, Task
-from visionq.errors import BrokerUnavailable
+from visionq.errors import BrokerUnavailable, NotReplicated
 from visionq.names import Names
 from visionq.primaries import ROLE_SECONDS
 from visionq.records import Records
+from visionq.replication import Replicas
 from visionq.sentinels import SENTINEL_SECONDS, Sentinels
+from visionq.settings import load_settings
 from visionq.watch import Watch
+from visionq_worker.broker_checks import check_broker
+from visionq_worker.findings import Level
 
 NAMES = Names("guarded")
 BACK_SECONDS = 5.0
@@ -208,6 +212,14 @@ def test_the_sentinels_want_another_password(group: Guarded) -> None:
     with pytest.raises(BrokerUnavailable, match="no sentinel names") as caught:
         records.ping()
     assert "s3cr3t" not in str(caught.value)
+    assert "set broker.sentinel_password" in str(caught.value)
+
+
+def test_a_sentinel_that_is_taken_for_a_redis_is_named_by_the_check(group: Guarded) -> None:
+    url = f"redis://:{group.sentinel_password}@127.0.0.1:{group.sentinels[0]}/0"
+    (finding,) = check_broker(load_settings(broker={"url": url}))
+    assert finding.level is Level.FAIL
+    assert finding.text.startswith("this is a Sentinel, and no Redis")
 
 
 def test_a_server_is_no_sentinel(group: Guarded) -> None:
@@ -215,3 +227,36 @@ def test_a_server_is_no_sentinel(group: Guarded) -> None:
     records = new_records(replace(address, sentinel_password=group.password))
     with pytest.raises(BrokerUnavailable, match="unknown command"):
         records.ping()
+
+
+def test_what_replicas_confirm_outlives_a_failover_with_the_old_primary_alive(
+    group: Guarded,
+) -> None:
+    """That one takes what it is given for some ten seconds more, but nobody follows it."""
+    group.wait_until_ready_to_fail_over()
+    old = group.named()
+    replicas = Replicas(num=1, timeout_seconds=0.4)
+    records = Records(
+        connect(group.address, timeout_seconds=2), NAMES, ttl_seconds=600, replicas=replicas
+    )
+    accepted, num_refused = [], 0
+
+    def is_demoted() -> bool:
+        nonlocal num_refused
+        task = new_task()
+        try:
+            records.create(task)
+            accepted.append(task)
+        except NotReplicated:
+            num_refused += 1
+        with group.raw(old) as one:
+            return bool(one.info("replication")["role"] == "slave")
+
+    records.create(new_task())
+    group.promote()
+    wait_until(is_demoted, seconds=30)
+    wait_until(lambda: is_demoted() and bool(accepted), seconds=30)
+    records.close()
+    assert num_refused > 0
+    with group.raw() as primary:
+        assert all(primary.exists(NAMES.record(task.id)) for task in accepted)

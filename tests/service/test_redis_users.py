@@ -19,10 +19,13 @@ from tests.support.redis_roles import ROLES, redis_roles, rules_of
 from tests.support.redis_users import RedisUser
 from tests.support.waiting import wait_until
 from tests.support.workers import environment, running_worker
-from visionq import Client, State, Submission, TaskFailed
+from visionq import Client, NotReplicated, State, Submission, TaskFailed
+from visionq.connections import connect
 from visionq.dead import DeadLetters
 from visionq.local import LocalServers
 from visionq.names import DEFAULT_NAMESPACE, TASK_NAME, Names, input_key
+from visionq.records import Records
+from visionq.replication import Replicas
 from visionq.settings import load_settings
 from visionq.up import settings_flags
 
@@ -77,6 +80,19 @@ def refusals(owner: redis.Redis) -> list[Any]:
     found = [(one["username"], one["reason"], one["object"]) for one in entries]
     # redis-py tells its name, and makes nothing of a refusal.
     return [one for one in found if one[2] != "client|setinfo"]
+
+
+@pytest.mark.parametrize("role", ["client", "worker"])
+def test_replicas_may_be_asked_to_confirm(
+    users: Mapping[str, RedisUser], names: Names, owner: redis.Redis, role: str
+) -> None:
+    """This Redis has none: that is what is said, and not that the user may not ask."""
+    with connect(users[role].urls.broker_url, timeout_seconds=2) as client:
+        replicas = Replicas(num=1, timeout_seconds=0.1)
+        records = Records(client, names, ttl_seconds=60, replicas=replicas)
+        with pytest.raises(NotReplicated):
+            records.confirm()
+    assert refusals(owner) == []
 
 
 def test_page_has_rules_for_each_role() -> None:

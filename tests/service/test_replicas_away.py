@@ -56,7 +56,8 @@ def test_worker_keeps_messages_of_ended_tasks_and_hands_them_on_at_its_end(
             process.send_signal(signal.SIGTERM)
             assert process.wait(SECONDS) == 0
         text = log.read_text()
-        assert "no task can be accepted, and none ends: 0 of 1 replicas" in text
+        assert "broker.replicas: 0 of 1 replicas" in text
+        assert "no task can be accepted, and none ends" in text
         assert text.count("keep their messages") == 1
         assert raw.llen(NAMES.queue("interactive")) == len(tasks), "for the next worker"
         pair.start_replica()

@@ -17,6 +17,8 @@ from typing import Self
 import trustme
 
 HOST = "127.0.0.1"
+HANDSHAKE = b"\x16"
+"""The first byte of TLS, with which no command of Redis begins."""
 CHUNK_BYTES = 65_536
 TICK_SECONDS = 0.05
 HANDSHAKE_SECONDS = 5.0
@@ -44,7 +46,9 @@ def papers(authority: trustme.CA, folder: Path, name: str = "client") -> Papers:
 class TlsProxy:
     """Listens on a port of its own and passes on what it has decrypted.
 
-    Clients have to show a certificate of `authority`, unless `wants_certificate` is False.
+    Clients have to show a certificate of `authority`, unless `wants_certificate` is False. With
+    `takes_plain` who begins otherwise than by a handshake is passed on as well: sentinels and
+    replicas know a server by the port that clients know.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class TlsProxy:
         is_expired: bool = False,
         wants_certificate: bool = True,
         newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        takes_plain: bool = False,
     ) -> None:
         now = datetime.now(UTC)
         end = now - timedelta(days=1) if is_expired else now + timedelta(days=1)
@@ -66,6 +71,7 @@ class TlsProxy:
         if wants_certificate:
             authority.configure_trust(self._context)
             self._context.verify_mode = ssl.CERT_REQUIRED
+        self._takes_plain = takes_plain
         self._target_port = target_port
         self._listener = socket.create_server((HOST, 0))
         self._listener.settimeout(TICK_SECONDS)
@@ -89,6 +95,10 @@ class TlsProxy:
         for thread in self._threads:
             thread.join(5)
 
+    def point_to(self, port: int) -> None:
+        """New connections go there."""
+        self._target_port = port
+
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, name="tls-proxy", daemon=True)
         self._threads = [each for each in self._threads if each.is_alive()]
@@ -110,7 +120,10 @@ class TlsProxy:
         client.settimeout(HANDSHAKE_SECONDS)
         with suppress(OSError), client:
             # A handshake that fails tells the client why, as servers do and asyncio does not.
-            encrypted = self._context.wrap_socket(client, server_side=True)
+            if self._takes_plain and client.recv(1, socket.MSG_PEEK) != HANDSHAKE:
+                encrypted = client
+            else:
+                encrypted = self._context.wrap_socket(client, server_side=True)
             server = socket.create_connection((HOST, self._target_port))
             with encrypted, server:
                 for end in (encrypted, server):
@@ -119,9 +132,10 @@ class TlsProxy:
                 self.num_connections += 1
                 self._pump(encrypted, server)
 
-    def _pump(self, client: ssl.SSLSocket, server: socket.socket) -> None:
+    def _pump(self, client: socket.socket, server: socket.socket) -> None:
         while not self._is_closed:
-            ready = [client] if client.pending() else self._readable(client, server)
+            is_read = isinstance(client, ssl.SSLSocket) and client.pending()
+            ready = [client] if is_read else self._readable(client, server)
             for source in ready:
                 data = source.recv(CHUNK_BYTES)
                 if not data:

@@ -82,6 +82,14 @@ def test_what_is_not_known_without_info_is_said(urls: LocalUrls) -> None:
     assert "waits for one lease" in lines["broker.info"].text
 
 
+def test_login_that_is_refused_is_said_once(urls: LocalUrls) -> None:
+    with redis_user(urls, *EVERYTHING) as user:
+        user.delete()
+        (finding,) = found(user.urls).values()
+    assert (finding.name, finding.level) == ("broker", Level.FAIL)
+    assert "correct broker.url" in finding.text
+
+
 def test_replica_is_refused_with_and_without_info(
     own_servers: LocalServers, owner: redis.Redis, urls: LocalUrls
 ) -> None:
@@ -91,7 +99,7 @@ def test_replica_is_refused_with_and_without_info(
         for seen in (own_servers.urls, user.urls):
             lines = found(seen)
             assert lines["broker.role"].level is Level.FAIL
-            assert "name the primary in broker.url" in lines["broker.role"].text
+            assert "leads to the primary" in lines["broker.role"].text
         assert refusal(settings_with(own_servers.urls)).startswith("broker.role: ")
         owner.replicaof("no", "one")
 

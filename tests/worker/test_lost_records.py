@@ -8,13 +8,16 @@ from dataclasses import replace
 import pytest
 import redis
 
+from tests.support.redis_users import EVERYTHING, redis_user
 from tests.support.scripted import ScriptedEngine
 from tests.support.strict_store import strict_store
 from tests.support.waiting import wait_until
 from tests.worker.workbench import HeldEngine, Workbench, running, workbench
 from visionq import StoreAddress
+from visionq.connections import connect
 from visionq.contract import Failure, FailureCode, Result, State, Task, dump_result, encode_task
 from visionq.errors import StorageUnavailable
+from visionq.local import LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
 from visionq.records import Records
@@ -264,3 +267,18 @@ def test_restored_record_is_left_alone_by_a_claim_and_keeps_its_time(
     assert 50 < int(raw.ttl(names.record(task.id))) <= 60
     assert not records.restore(task.id, encode_task(task), answer, is_held=True)
     assert records.status(task.id).finished_at == pytest.approx(answer.finished_at)
+
+
+def test_record_is_restored_by_a_user_who_may_use_no_channel(
+    first: Workbench, lose: Callable[[Task], None], urls: LocalUrls, names: Names
+) -> None:
+    task = first.task()
+    answer = first.run(task)
+    lose(task)
+    with (
+        redis_user(urls, *EVERYTHING, "resetchannels") as user,
+        connect(user.urls.broker_url, timeout_seconds=2) as limited,
+    ):
+        records = Records(limited, names, ttl_seconds=600)
+        assert records.restore(task.id, encode_task(task), answer, is_held=True)
+        assert records.status(task.id).state is State.SUCCESS

@@ -70,10 +70,8 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         except SettingsError as error:  # a node of a cluster, and no hash tag
             yield fail("broker.cluster", str(error))
         except BrokerUnavailable as error:
-            if isinstance(error.__cause__, WrongServer):
-                yield fail("broker.role", f"{error}: name the primary in broker.url")
-            else:
-                yield fail("broker", str(error))
+            is_of_role = isinstance(error.__cause__, WrongServer)
+            yield fail("broker.role" if is_of_role else "broker", str(error))
 
 
 def _check(client: Redis, settings: Settings) -> Iterator[Finding]:
@@ -81,6 +79,10 @@ def _check(client: Redis, settings: Settings) -> Iterator[Finding]:
     # Before anything is looked at by its key: a cluster and a replica refuse that.
     server = read_server(client)
     known = server or RedisServer()
+    if known.is_sentinel:
+        text = "this is a Sentinel, and no Redis: begin broker.url with sentinel://"
+        yield fail("broker", f"{text}, and end it with the primary's name (docs/failover.md)")
+        return
     is_cluster = known.is_cluster
     if is_cluster is None:
         is_cluster = _is_split_by_slots(client, names)

@@ -179,8 +179,8 @@ class Backend(RedisBackend):  # type: ignore[misc]
         if not self._is_reported:
             log.error(
                 "Redis does not allow this worker to store Celery's results, as %s: %s; tasks are"
-                " answered all the same, and AsyncResult stays PENDING: allow it (README, ACL"
-                " SETUSER) if you use that",
+                " answered all the same, and AsyncResult stays PENDING: allow it"
+                " (SECURITY.md, ACL SETUSER) if you use that",
                 key,
                 error,
             )

@@ -306,14 +306,17 @@ class _ReplicaLog:
             is_new, self._are_missing = not self._are_missing, True
         if is_new:
             log.warning(
-                "tasks that have ended keep their messages until replicas confirm it: %s", error
+                "replicas of Redis do not confirm writes: %s; tasks that have ended keep their"
+                " messages and their places until they do: let replicas follow this Redis, or lower"
+                " it",
+                error,
             )
 
     def confirmed(self) -> None:
         with self._lock:
             were_missing, self._are_missing = self._are_missing, False
         if were_missing:
-            log.warning("replicas of Redis confirm writes again")
+            log.warning("replicas of Redis confirm writes again; nothing to do")
 
 
 def _log_finished(run: Run, result: Result) -> None:

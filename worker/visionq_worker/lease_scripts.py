@@ -70,21 +70,29 @@ local function is_task_id(id)
   return a ~= nil and #a == 8 and #b == 4 and #c == 4 and #d == 4 and #e == 12
 end
 
--- The message, its queue and its task; nothing when somebody else has settled the claim. Queue and
--- record are not declared, and in a cluster whose slot is half moved one may be out of reach: that
--- has to end the script before it has changed anything.
-local function let_go(claim)
+-- The message, its queue and its task; nothing when somebody else has settled the claim. Changes
+-- nothing, and ends the script where a later write would be refused: any key may be of another
+-- type, or not this user's to write; those that are not declared, queue and record, may be out of
+-- reach in a cluster whose slot is half moved.
+local function held(claim)
   local stored, lease = redis.call('HGET', UNACKED, claim), redis.call('HGET', LEASES, claim)
-  local message, queue, id, size, _
-  if stored and lease then
-    _, queue, id, size = string.match(lease, '^(.-)\\n(.-)\\n(.-)\\n(%d+)$')
-    message = string.sub(stored, 2, 1 + tonumber(size))
-    redis.call('EXISTS', queue, is_task_id(id) and PREFIX .. id or queue)
-  end
+  redis.call('HDEL', UNACKED, '')
+  redis.call('ZREM', INDEX, '')
+  redis.call('HDEL', LEASES, '')
+  if not stored or not lease then return nil end
+  local _, queue, id, size = string.match(lease, '^(.-)\\n(.-)\\n(.-)\\n(%d+)$')
+  local record = is_task_id(id) and PREFIX .. id or nil
+  redis.call('EXISTS', queue, record or queue)
+  if record then redis.call('HDEL', record, '') end
+  return string.sub(stored, 2, 1 + tonumber(size)), queue, id
+end
+
+-- Only when the message stands somewhere else: what has been written stays, even if a later command
+-- of the same script is refused.
+local function let_go(claim)
   redis.call('HDEL', UNACKED, claim)
   redis.call('ZREM', INDEX, claim)
   redis.call('HDEL', LEASES, claim)
-  return message, queue, id
 end
 
 local function is_final(state)
@@ -93,12 +101,13 @@ end
 
 -- A suspect's message stands behind the name of its queue. The message is the next one to be taken,
 -- or stands in the suspects' line. Who reads the status shall not think that the task runs.
-local function back_into(queue, message, id)
-  local record, state, strikes = PREFIX .. id, false, '0'
+local function back_into(queue, message, id, strikes)
+  local record, state = PREFIX .. id, false
   if is_task_id(id) then
-    state, strikes = unpack(redis.call('HMGET', record, 'state', 'strikes'))
+    local found = redis.call('HMGET', record, 'state', 'strikes')
+    state, strikes = found[1], strikes or tonumber(found[2])
   end
-  if tonumber(strikes or '0') >= SUSPECT then
+  if (strikes or 0) >= SUSPECT then
     redis.call('LPUSH', SUSPECTS, queue .. '\\n' .. message)
   else
     redis.call('RPUSH', queue, message)
@@ -106,21 +115,29 @@ local function back_into(queue, message, id)
   if state == 'STARTED' or state == 'PROGRESS' then redis.call('HSET', record, 'state', 'RETRY') end
 end
 
--- A worker was lost with the task. True when that has happened too often: it is put aside then, and
--- the reconciler ends it.
-local function strike(id, message, queue, most, reason)
-  if not is_task_id(id) then return false end
-  local record = PREFIX .. id
-  if is_final(redis.call('HGET', record, 'state')) then return false end
-  local strikes = redis.call('HINCRBY', record, 'strikes', 1)
+-- Ends a claim with which a worker was lost. True when that has happened too often: the message is
+-- put aside then, and the reconciler ends the task. Else it goes back.
+local function strike(claim, message, queue, id, most, reason)
+  local record = is_task_id(id) and PREFIX .. id
+  if not record or is_final(redis.call('HGET', record, 'state')) then
+    back_into(queue, message, id)
+    let_go(claim)
+    return false
+  end
+  local strikes = (tonumber(redis.call('HGET', record, 'strikes')) or 0) + 1
+  local is_last = strikes >= tonumber(most)
+  if is_last then put_aside(id, reason, queue, message)
+  else back_into(queue, message, id, strikes) end
+  redis.call('HSET', record, 'strikes', strikes)
   redis.call('EXPIRE', record, TTL)
-  if strikes < tonumber(most) then return false end
-  redis.call('HSET', record, 'dead', reason)
-  put_aside(id, reason, queue, message)
-  redis.call('ZADD', OPEN, now, id)
-  -- A delayed task's place in it may be kept for longer.
-  if redis.call('TTL', OPEN) < tonumber(TTL) then redis.call('EXPIRE', OPEN, TTL) end
-  return true
+  if is_last then
+    redis.call('HSET', record, 'dead', reason)
+    redis.call('ZADD', OPEN, now, id)
+    -- A delayed task's place in it may be kept for longer.
+    if redis.call('TTL', OPEN) < tonumber(TTL) then redis.call('EXPIRE', OPEN, TTL) end
+  end
+  let_go(claim)
+  return is_last
 end
 """
 )
@@ -281,8 +298,9 @@ GIVE_BACK = (
     _HEAD
     + """
 for i = #ARGV, 5, -1 do
-  local message, queue, id = let_go(ARGV[i])
+  local message, queue, id = held(ARGV[i])
   if message then back_into(queue, message, id) end
+  let_go(ARGV[i])
 end
 """
 )
@@ -294,8 +312,10 @@ end
 DEFER = (
     _HEAD
     + """
-local message, queue, id = let_go(ARGV[5])
-if not message then return end
+local message, queue, id = held(ARGV[5])
+if not message then return let_go(ARGV[5]) end
+-- Celery's older messages have it in their body, which is not read at the claim.
+if not is_task_id(id) then id = cjson.decode(ARGV[8]).id end
 local record, newer = PREFIX .. id, ARGV[6] .. ARGV[7] .. ':' .. queue
 if redis.call('HEXISTS', record, 'state') == 0 then
   redis.call('HSET', record, 'state', 'PENDING', 'task', ARGV[8], 'at', now, 'celery', ARGV[9])
@@ -306,6 +326,7 @@ redis.call('ZADD', OPEN, 'LT', now + 1, id)
 for _, key in ipairs({record, newer, newer .. ':messages', OPEN}) do
   if redis.call('TTL', key) < tonumber(TTL) then redis.call('EXPIRE', key, TTL) end
 end
+let_go(ARGV[5])
 """
 )
 
@@ -314,9 +335,10 @@ end
 PUT_ASIDE = (
     _HEAD
     + """
-local message, queue = let_go(ARGV[5])
+local message, queue = held(ARGV[5])
 local id = is_task_id(ARGV[7]) and redis.call('HEXISTS', DEAD, ARGV[7]) == 0 and ARGV[7] or nil
 if message then put_aside(id, ARGV[6], queue, message) end
+let_go(ARGV[5])
 """
 )
 
@@ -325,10 +347,9 @@ if message then put_aside(id, ARGV[6], queue, message) end
 STRIKE = (
     _HEAD
     + """
-local message, queue, id = let_go(ARGV[5])
-if not message then return 0 end
-if strike(id, message, queue, ARGV[6], ARGV[7]) then return 1 end
-back_into(queue, message, id)
+local message, queue, id = held(ARGV[5])
+if message then return strike(ARGV[5], message, queue, id, ARGV[6], ARGV[7]) and 1 or 0 end
+let_go(ARGV[5])
 return 0
 """
 )
@@ -353,16 +374,23 @@ local longest = math.max(2, math.ceil(tonumber(ARGV[5])))
 if redis.call('TTL', DRAINING) > longest then redis.call('EXPIRE', DRAINING, longest) end
 
 local num_back, aside = 0, {}
+local function end_lost(claim)
+  local message, queue, id = held(claim)
+  if not message then return let_go(claim) end
+  local reason = ARGV[6] .. ' workers were lost while they had it'
+  if strike(claim, message, queue, id, ARGV[6], reason) then aside[#aside + 1] = id
+  else num_back = num_back + 1 end
+end
+-- A claim that cannot be ended, since its queue is no list, say, must not keep the others from it:
+-- it is looked at again a lease later. In a cluster whose slot is half moved all of them have to
+-- wait.
 local latest = tostring(tonumber(now) - tonumber(ARGV[5]))
 for _, claim in ipairs(redis.call('ZRANGEBYSCORE', INDEX, '-inf', latest, 'LIMIT', 0, ARGV[7])) do
-  local message, queue, id = let_go(claim)
-  if message then
-    local reason = ARGV[6] .. ' workers were lost while they had it'
-    if strike(id, message, queue, ARGV[6], reason) then aside[#aside + 1] = id
-    else
-      back_into(queue, message, id)
-      num_back = num_back + 1
-    end
+  local is_well, said = pcall(end_lost, claim)
+  if not is_well then
+    said = type(said) == 'table' and said.err or said
+    if string.find(said, 'non local key', 1, true) then return redis.error_reply(said) end
+    redis.call('ZADD', INDEX, now, claim)
   end
 end
 return {num_back, now, unpack(aside)}

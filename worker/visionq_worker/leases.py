@@ -271,18 +271,11 @@ class Leases:
                 raise
             log.warning(
                 "INFO does not say how long Redis has been up (%s): tasks of lost workers are "
-                "given back from %g s from now on",
+                "given back from %g s from now on; nothing to do (+info in SECURITY.md's rules)",
                 error,
                 self.lease_seconds,
             )
             return 0.0
-
-    def _require_reply(self) -> None:
-        try:
-            self._redis.ping()
-        except ResponseError as error:
-            if not is_for_good(error):
-                raise
 
     def _say(self, claim: str, command: Callable[[], Any]) -> bool:
         """Whether Redis has answered, be it that it refuses."""

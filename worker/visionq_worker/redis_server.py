@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
+
 from visionq.connections import mapped_errors
 from visionq.refusals import is_for_good
 
@@ -28,6 +30,7 @@ class RedisServer:
     name: str = "Redis"
     own_version: str | None = None
     version: tuple[int, ...] | None = None
+    is_sentinel: bool = False
     is_replica: bool | None = None
     is_cluster: bool | None = None
     num_replicas: int | None = None
@@ -51,7 +54,7 @@ def read_server(client: Redis) -> RedisServer | None:
     with mapped_errors():
         try:
             said: Any = client.info()
-        except Exception as error:
+        except ResponseError as error:  # but not a login that is refused
             if is_for_good(error):
                 return None
             raise
@@ -66,6 +69,7 @@ def _parse(said: Mapping[str, Any]) -> RedisServer:
         own_version=valkey or redis,
         version=_version(redis),
         is_replica=None if role is None else role in ("slave", "replica"),
+        is_sentinel="sentinel" in (said.get("redis_mode"), said.get("server_mode")),
         is_cluster=_flag(said, "cluster_enabled", "1"),
         num_replicas=_number(said, "connected_slaves"),
         eviction=_text(said, "maxmemory_policy"),
