@@ -130,6 +130,36 @@ def test_task_whose_image_cannot_be_read_waits_for_the_store(
     assert bench.run(task).state is State.SUCCESS
 
 
+@pytest.mark.parametrize("fault", KINDS, ids=named)
+def test_task_without_a_record_waits_until_results_can_be_read(
+    bench: Workbench, gate: Gate, fault: StoreFault
+) -> None:
+    task = bench.task(is_submitted=False)
+    gate.misbehave(replace(fault, methods=GET, prefix="results/"))
+    with pytest.raises(Postponed):
+        bench.executor.execute(task)
+    assert not bench.store_gate.is_open
+    bench.store.check_bucket()
+    assert not opens(bench), "the bucket's HEAD works, and no result can be read"
+    gate.passing()
+    wait_until(lambda: opens(bench), seconds=BACK_SECONDS)
+    assert bench.run(task).state is State.SUCCESS
+
+
+def test_result_of_one_task_without_a_record_that_cannot_be_read_keeps_only_that_waiting(
+    bench: Workbench, gate: Gate
+) -> None:
+    task = bench.task(is_submitted=False)
+    gate.misbehave(
+        StoreFault(kind="status", status=500, code="", methods=GET, prefix=task.result_key)
+    )
+    with pytest.raises(Postponed):
+        bench.executor.execute(task)
+    assert bench.store_gate.is_open
+    gate.passing()
+    assert bench.run(task).state is State.SUCCESS
+
+
 @pytest.mark.parametrize("keeps_results", [False, True])
 @pytest.mark.parametrize("fault", [*KINDS, StoreFault(kind="lost")], ids=named)
 def test_answer_that_cannot_be_stored_is_kept(
