@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-PASSED_ON = ("content-type", "content-length", "x-amz-request-id")
+PASSED_ON = ("content-type", "content-length", "etag", "x-amz-request-id")
 
 
 @contextmanager
