@@ -49,6 +49,25 @@ def test_store_that_overwrites_is_a_warning(address: StoreAddress) -> None:
 
 
 @pytest.mark.parametrize(
+    "reply", [(501, "NotImplemented"), (400, "InvalidArgument"), (400, "InvalidRequest"), DENIED]
+)
+def test_store_that_knows_no_conditional_writes_is_a_warning(
+    address: StoreAddress, reply: tuple[int, str]
+) -> None:
+    seen = look(address, conditional=reply)
+    assert {name: level for name, (level, _) in lines(seen).items()} == {
+        "bucket.conditional": Level.WARN
+    }
+    require(seen.findings)
+    assert not seen.keeps_results
+
+
+def test_conditional_write_that_gets_no_answer_is_no_warning(address: StoreAddress) -> None:
+    [(name, (level, _))] = lines(look(address, conditional=(503, "SlowDown"))).items()
+    assert (name, level) == ("bucket.conditional", Level.FAIL)
+
+
+@pytest.mark.parametrize(
     ("method", "expected", "right"),
     [
         ("PUT", {"bucket.put": Level.FAIL}, "s3:PutObject"),
@@ -74,7 +93,7 @@ def test_key_that_may_write_and_not_delete_starts_a_worker(address: StoreAddress
 def test_key_that_may_not_write_starts_no_worker(urls: LocalUrls) -> None:
     with strict_store(urls.s3_endpoint, {"PUT": DENIED}) as url:
         text = refusal(settings_with(urls, storage={"endpoint_url": url}))
-    assert text.startswith("bucket.put: the object store refused access (AccessDenied)")
+    assert text.startswith("bucket.put: the object store refused access (403 AccessDenied)")
     assert "s3:PutObject" in text
 
 
@@ -82,7 +101,7 @@ def test_wrong_clock_is_named(address: StoreAddress) -> None:
     skewed = (403, "RequestTimeTooSkewed")
     found = lines(look(address, PUT=skewed, GET=skewed, HEAD=skewed, DELETE=skewed))
     assert [*found] == ["bucket"]
-    assert "the clock of this machine is minutes off: set it (NTP)" in found["bucket"][1]
+    assert "this machine's clock is wrong: set it by NTP" in found["bucket"][1]
 
 
 def test_key_that_may_not_list_the_bucket_is_told_what_it_needs(address: StoreAddress) -> None:

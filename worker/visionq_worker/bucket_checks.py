@@ -16,8 +16,8 @@ from visionq.errors import (
     SettingsError,
     StorageDenied,
     StorageError,
-    StorageUnavailable,
 )
+from visionq.store_replies import is_refused_condition
 from visionq_worker.findings import Finding, Level, fail, ok, warn
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 PROBE_FOLDER = "probes"
 FIRST, SECOND = b"visionq", b"visionq, written again"
 CONDITIONAL = "bucket.conditional"
-_SKEWED = "RequestTimeTooSkewed"
-"""S3's word for a request whose time is more than 15 minutes off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +70,6 @@ def _tried(name: str, call: Callable[[], object], well: str, right: str = "") ->
 
 def _explained(error: Exception, right: str) -> str:
     said = str(error).removeprefix("bucket: ")
-    if _SKEWED in said:
-        return f"{said}: the clock of this machine is minutes off: set it (NTP)"
     if right and isinstance(error, StorageDenied):
         return f"{said}: the access key needs {right} on the bucket's objects"
     return said
@@ -126,10 +122,10 @@ def _conditional(store: ObjectStore, key: str) -> Finding:
     )
     try:
         is_kept = not store.put_new(key, SECOND)
-    except (StorageDenied, StorageUnavailable) as error:
-        return fail(CONDITIONAL, _explained(error, "s3:PutObject"))
-    except StorageError:  # it does not know the condition at all
-        is_kept = False
+    except StorageError as error:
+        if not is_refused_condition(error.status, error.code):
+            return fail(CONDITIONAL, _explained(error, "s3:PutObject"))
+        is_kept = False  # it does not know the condition at all
     if is_kept:
         return ok(CONDITIONAL, "conditional writes (If-None-Match) are honoured")
     return warn(CONDITIONAL, meaning)
