@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -440,6 +441,31 @@ def test_result_that_is_spoilt_in_the_store_is_unreadable_at_once(
     with pytest.raises(ResultUnreadable):
         behind.result(handle.id, 20)
     assert monotonic() - began < 5
+
+
+def test_results_that_do_not_come_hold_up_nothing_else(
+    urls: LocalUrls, before: StoreAddress, namespace: str, gate: Gate
+) -> None:
+    """300 coroutines ask for tasks without a record, and the store is silent."""
+
+    async def submit_meanwhile() -> str:
+        async with AsyncClient(urls.broker_url, before, namespace=namespace) as client:
+            ids = [str(uuid.uuid4()) for _ in range(300)]
+            asking = [asyncio.create_task(client.status(task_id)) for task_id in ids]
+            while not gate.num_errors > num_errors:
+                await asyncio.sleep(0.01)
+            handle = await asyncio.wait_for(client.ocr(KEY), BOUND_SECONDS)
+            for one in asking:
+                one.cancel()
+            gate.passing()
+            return handle.id
+
+    gate.misbehave(StoreFault(kind="mute", methods=GET, prefix="results/"))
+    num_errors = gate.num_errors
+    try:
+        assert asyncio.run(submit_meanwhile())
+    finally:
+        gate.passing()
 
 
 @pytest.mark.parametrize("fault", ONCE_AWAY[4:], ids=lambda fault: f"{fault.kind}-{fault.status}")
