@@ -220,7 +220,7 @@ for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', KEYS[1], 'state', ARGV[5])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[3])
-redis.call('PUBLISH', ARGV[2], ARGV[5])
+redis.pcall('PUBLISH', ARGV[2], ARGV[5])
 return 1
 """
 
