@@ -294,12 +294,14 @@ class Client(_BaseClient["TaskHandle"]):
             read = partial(self._submitter.result_in_store, task_id, unknown)
         else:
             read = partial(self._submitter.result, status)
-        for pause in self._store_pauses(timeout, began):
+        between_tries = self._store_pauses(timeout, began)
+        while True:
             try:
                 return read()
             except StorageUnavailable:
-                sleep(pause)
-        return read()
+                if (pause := next(between_tries, None)) is None:
+                    raise
+            sleep(pause)
 
     def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
         """The answer's value as an instance of the pydantic model.
@@ -430,12 +432,14 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
             read = partial(self._submitter.result_in_store, task_id, unknown)
         else:
             read = partial(self._submitter.result, status)
-        for pause in self._store_pauses(timeout, began):
+        between_tries = self._store_pauses(timeout, began)
+        while True:
             try:
                 return await self._from_store(read)
             except StorageUnavailable:
-                await asyncio.sleep(pause)
-        return await self._from_store(read)
+                if (pause := next(between_tries, None)) is None:
+                    raise
+            await asyncio.sleep(pause)
 
     async def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
         """As `Client.parsed`."""

@@ -403,6 +403,19 @@ def test_answer_that_cannot_be_read_in_time_is_a_typed_error(
         assert type(error) is StorageUnavailable
 
 
+@pytest.mark.parametrize("timeout", [0, 0.3])
+def test_silent_store_is_asked_once_where_that_uses_the_time_up(
+    behind: Client, worker: HandWorker, gate: Gate, key: str, timeout: float
+) -> None:
+    """One try is two requests, each of which takes the store's time-out."""
+    handle = behind.ocr(key)
+    worker.succeed(handle.id)
+    gate.misbehave(StoreFault(kind="mute", methods=GET))
+    num_before = len(gate.requests)
+    assert type(bounded(lambda: behind.result(handle.id, timeout))) is StorageUnavailable
+    assert len(gate.requests) - num_before <= 2
+
+
 def test_asyncio_client_waits_as_well(
     urls: LocalUrls,
     before: StoreAddress,
