@@ -87,6 +87,7 @@ class SignedRequests:
             if is_checked:
                 BodyChanged.raise_if_contradicted(content, reply.headers)
         except BadBody:
+            reply.raw.close()  # whatever is left of it is still coming
             return None
         return content
 
