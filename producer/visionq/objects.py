@@ -438,6 +438,8 @@ def _whom(code: str, asked: Asked) -> str:
             f" to {asked.key!r}: it may not be read, or it is not there "
             "and the bucket may not be listed (s3:ListBucket)"
         )
+    if asked.operation == "list":
+        return f" to a listing of {asked.key!r}: the bucket may not be listed (s3:ListBucket)"
     return f" to {asked.key!r}" if asked.key else ""
 
 

@@ -135,8 +135,8 @@ def is_refused_condition(status: int | None, code: str | None) -> bool:
 
 
 def _of_404(code: str, asked: Asked) -> Meaning:
-    if asked.operation in ("list", "bucket"):
-        return Meaning.NO_BUCKET
+    if asked.operation == "bucket":
+        return Meaning.NO_BUCKET  # it is asked for by HEAD
     is_said = code in ("NoSuchKey", "NoSuchVersion")
     # The reply to a HEAD has no body that could say more.
     return Meaning.MISSING if is_said or asked.operation == "head" else Meaning.PASSING

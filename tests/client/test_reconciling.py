@@ -37,6 +37,7 @@ LISTINGS = [
     (StoreFault(kind="status", status=403, code="AccessDenied"), StorageDenied),
     (StoreFault(kind="status", status=403, code="RequestTimeTooSkewed"), WrongClock),
     (StoreFault(kind="status", status=404, code="NoSuchBucket"), BucketMissing),
+    (StoreFault(kind="status", status=404, code=""), StorageUnavailable),
 ]
 
 
@@ -305,8 +306,10 @@ def test_a_listing_that_is_none_is_a_typed_error(
         compared._store = ObjectStore(before, timeout_seconds=1)
         for fault, error in LISTINGS:
             gate.misbehave(fault)
-            with pytest.raises(error):
+            with pytest.raises(error) as caught:
                 everything(compared)
+            assert type(caught.value) is error
+            assert ("s3:ListBucket" in str(caught.value)) == (error is StorageDenied)
         compared._store.close()
 
 

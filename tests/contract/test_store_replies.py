@@ -120,6 +120,9 @@ def test_wrong_clock_differs_from_what_is_denied(
         ("put", 404, "NoSuchBucket", KEY, Meaning.NO_BUCKET),
         ("put", 400, "InvalidBucketName", KEY, Meaning.NO_BUCKET),
         ("bucket", 404, "404", "", Meaning.NO_BUCKET),
+        ("list", 404, "NoSuchBucket", "results/", Meaning.NO_BUCKET),
+        ("list", 404, "404", "results/", Meaning.PASSING),
+        ("list", 404, "", "results/", Meaning.PASSING),
     ],
 )
 def test_what_is_missing(
