@@ -46,6 +46,16 @@ class BrokenOff(BadBody):
     """It did not come whole."""
 
 
+class NotOfAStore(BadBody):
+    """Something else has answered: a proxy's page to log in, say."""
+
+    @classmethod
+    def raise_without_etag(cls, headers: Mapping[str, Any]) -> None:
+        """Of an object that was read, looked at or stored, each object store says its ETag."""
+        if "etag" not in {name.lower() for name in headers}:
+            raise cls("a reply of the object store has no ETag: something else has answered")
+
+
 class BodyChanged(BadBody):
     """It has other bytes than were stored. `digest`: their SHA-256."""
 
@@ -53,13 +63,10 @@ class BodyChanged(BadBody):
 
     @classmethod
     def raise_if_contradicted(cls, content: bytes, headers: Mapping[str, Any]) -> None:
-        """By the ETag of the reply, without which none comes from an object store."""
-        if "etag" not in {name.lower() for name in headers}:
-            error = cls("a reply of the object store has no ETag: something else has answered")
-        elif md5_of(headers) in (None, md5_hex(content)):
+        """By the ETag of the reply."""
+        if md5_of(headers) in (None, md5_hex(content)):
             return
-        else:
-            error = cls("an object came out of the store with other bytes than its ETag says")
+        error = cls("an object came out of the store with other bytes than its ETag says")
         error.digest = hashlib.sha256(content).hexdigest()
         raise error
 

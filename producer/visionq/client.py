@@ -8,7 +8,8 @@ is asyncio code (`watch.py`), which the synchronous client runs on a loop of its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic, sleep
@@ -31,7 +32,9 @@ from visionq.models import Model, instance, with_instance
 from visionq.names import DEFAULT_NAMESPACE, Names, result_key
 from visionq.objects import StoreAddress
 from visionq.pauses import pauses
+from visionq.per_process import PerProcess
 from visionq.records import DEFAULT_LIMITS, QueueLimits
+from visionq.stored_results import MAX_AT_ONCE
 from visionq.submissions import (
     Images,
     Submission,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from visionq.settings import Settings
 
 Submitted = TypeVar("Submitted")
+T = TypeVar("T")
 
 RECORD_TTL_SECONDS = 7 * 24 * 3600
 TIMEOUT_SECONDS = 2.0
@@ -290,12 +294,14 @@ class Client(_BaseClient["TaskHandle"]):
             read = partial(self._submitter.result_in_store, task_id, unknown)
         else:
             read = partial(self._submitter.result, status)
-        for pause in self._store_pauses(timeout, began):
+        between_tries = self._store_pauses(timeout, began)
+        while True:
             try:
                 return read()
             except StorageUnavailable:
-                sleep(pause)
-        return read()
+                if (pause := next(between_tries, None)) is None:
+                    raise
+            sleep(pause)
 
     def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
         """The answer's value as an instance of the pydantic model.
@@ -330,6 +336,16 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
 
     def _set_up(self) -> None:
         self._watches = WatchPerLoop(self._parts.new_watch)
+        self._store_threads = PerProcess(_store_threads, _end_threads)
+
+    async def _from_store(self, read: Callable[[], T]) -> T:
+        """What `read` returns, in threads for that alone.
+
+        While the store is silent they all wait for it, and the loop's own ones are for the rest.
+        """
+        self._check_open()
+        threads = self._store_threads.get()
+        return await asyncio.get_running_loop().run_in_executor(threads, read)
 
     async def _watch(self) -> Watch:
         self._check_open()
@@ -379,7 +395,7 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
             return status
         if status.is_known:
             return self._submitter.stored.completed(status)  # asks nobody
-        return await asyncio.to_thread(self._submitter.stored.completed, status)
+        return await self._from_store(partial(self._submitter.stored.completed, status))
 
     async def status_many(
         self, task_ids: Sequence[str], *, look_in_store: bool = False
@@ -388,7 +404,7 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
         statuses = await (await self._watch()).status_many(checked_ids(task_ids))
         if not look_in_store:
             return statuses
-        return await asyncio.to_thread(self._submitter.stored.all_completed, statuses)
+        return await self._from_store(partial(self._submitter.stored.all_completed, statuses))
 
     async def recent(self, limit: int = 100) -> list[Status]:
         """As `Client.recent`."""
@@ -404,7 +420,7 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
             return await (await self._watch()).wait(task_id, timeout)
         except TaskUnknown as unknown:
             in_store = self._submitter.status_in_store
-            return await asyncio.to_thread(in_store, task_id, unknown)
+            return await self._from_store(partial(in_store, task_id, unknown))
 
     async def result(self, task_id: str, timeout: float | None = None) -> Result:
         """As `Client.result`."""
@@ -416,12 +432,14 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
             read = partial(self._submitter.result_in_store, task_id, unknown)
         else:
             read = partial(self._submitter.result, status)
-        for pause in self._store_pauses(timeout, began):
+        between_tries = self._store_pauses(timeout, began)
+        while True:
             try:
-                return await asyncio.to_thread(read)
+                return await self._from_store(read)
             except StorageUnavailable:
-                await asyncio.sleep(pause)
-        return await asyncio.to_thread(read)
+                if (pause := next(between_tries, None)) is None:
+                    raise
+            await asyncio.sleep(pause)
 
     async def parsed(self, task_id: str, model: type[Model], timeout: float | None = None) -> Model:
         """As `Client.parsed`."""
@@ -435,6 +453,7 @@ class AsyncClient(_BaseClient[Coroutine[Any, Any, "AsyncTaskHandle"]]):
         """As `Client.close`."""
         self._is_closed = True
         await self._watches.close()
+        self._store_threads.close()
         await asyncio.to_thread(self._opened.close)
 
     async def __aenter__(self) -> Self:
@@ -501,6 +520,14 @@ class AsyncTaskHandle:
 
     async def cancel(self) -> State:
         return await self._client.cancel(self.id)
+
+
+def _store_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(MAX_AT_ONCE, "visionq-results")
+
+
+def _end_threads(threads: ThreadPoolExecutor) -> None:
+    threads.shutdown(wait=False)
 
 
 def _newest(statuses: list[Status], limit: int) -> list[Status]:

@@ -24,7 +24,7 @@
     ├── StorageError             the object store refused or did not answer; carries its `status`
     │   ├── StorageUnavailable   it passes; the call may be repeated
     │   │   └── WrongClock       this machine's clock is to be set
-    │   ├── StorageDenied        credentials, clock or policy are to be mended
+    │   ├── StorageDenied        credentials or policy are to be mended
     │   ├── BucketMissing
     │   ├── ObjectMissing
     │   └── ObjectTooLarge

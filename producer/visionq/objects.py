@@ -23,6 +23,7 @@ from visionq.bodies import (
     BadBody,
     BodyChanged,
     BrokenOff,
+    NotOfAStore,
     TooLarge,
     body_of,
     md5_hex,
@@ -146,9 +147,10 @@ class ObjectStore:
             signed = doors.signed
             if signed is None or not signed.put(self.bucket, key, content, content_type):
                 body = body_of(content, self._timeout_seconds)
-                doors.client.put_object(
+                reply = doors.client.put_object(
                     Bucket=self.bucket, Key=key, Body=body, ContentType=content_type
                 )
+                NotOfAStore.raise_without_etag(reply["ResponseMetadata"]["HTTPHeaders"])
 
     def put_new(
         self, key: str, content: bytes, content_type: str = "application/octet-stream"
@@ -164,7 +166,7 @@ class ObjectStore:
             # Whatever else the short way was told, it is told again: a first reply that was lost
             # makes an object of ours look like another's, which the caller has to look at.
             try:
-                client.put_object(
+                reply = client.put_object(
                     Bucket=self.bucket,
                     Key=key,
                     Body=body_of(content, self._timeout_seconds),
@@ -175,6 +177,7 @@ class ObjectStore:
                 if exc.response["ResponseMetadata"]["HTTPStatusCode"] == PRECONDITION_FAILED:
                     return False
                 raise
+            NotOfAStore.raise_without_etag(reply["ResponseMetadata"]["HTTPHeaders"])
             return True
 
     def put_input(self, content: bytes) -> str:
@@ -259,13 +262,11 @@ class ObjectStore:
         while True:
             with self._opened(prefix, "list") as doors:
                 reply = doors.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **more)
-            yield [
-                Listed(key=one["Key"], stored_at=one["LastModified"].timestamp())
-                for one in reply.get("Contents", [])
-            ]
-            if not reply["IsTruncated"]:
+                listed, token = _page(reply)
+            yield listed
+            if token is None:
                 return
-            more = {"ContinuationToken": reply["NextContinuationToken"]}
+            more = {"ContinuationToken": token}
 
     def delete(self, key: str) -> None:
         with self._opened(key, "delete") as doors:
@@ -320,11 +321,14 @@ class ObjectStore:
         with reply["Body"] as raw:  # urllib3's: botocore's own waits for all that it is to read
             if status not in statuses:
                 raise BrokenOff(f"the reply has status {status} and no object")
+            NotOfAStore.raise_without_etag(reply["ResponseMetadata"]["HTTPHeaders"])
             return read_body(raw, length, seconds=seconds, at_most=at_most)
 
     def _head(self, key: str) -> Mapping[str, Any]:
         with self._opened(key, "head") as doors:
-            return doors.client.head_object(Bucket=self.bucket, Key=key)
+            head = doors.client.head_object(Bucket=self.bucket, Key=key)
+            NotOfAStore.raise_without_etag(head["ResponseMetadata"]["HTTPHeaders"])
+            return head
 
     def _holds(self, key: str, content: bytes) -> bool:
         """Whether the object has this content, as far as its head can tell."""
@@ -434,7 +438,21 @@ def _whom(code: str, asked: Asked) -> str:
             f" to {asked.key!r}: it may not be read, or it is not there "
             "and the bucket may not be listed (s3:ListBucket)"
         )
+    if asked.operation == "list":
+        return f" to a listing of {asked.key!r}: the bucket may not be listed (s3:ListBucket)"
     return f" to {asked.key!r}" if asked.key else ""
+
+
+def _page(reply: Mapping[str, Any]) -> tuple[list[Listed], str | None]:
+    """A listing's objects, and where the next page begins; None after the last one."""
+    try:
+        listed = [
+            Listed(key=one["Key"], stored_at=one["LastModified"].timestamp())
+            for one in reply.get("Contents", [])
+        ]
+        return listed, reply["NextContinuationToken"] if reply["IsTruncated"] else None
+    except KeyError as exc:
+        raise NotOfAStore(f"a listing of the object store lacks {exc}") from exc
 
 
 def _status(exc: ClientError) -> int:

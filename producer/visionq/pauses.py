@@ -12,9 +12,12 @@ LONGEST_SECONDS = 2.0
 def pauses(seconds: float) -> Iterator[float]:
     """Pauses in seconds, each twice as long as the one before, which end `seconds` from now.
 
-    Nothing is left of a time that is up: then the last try was made.
+    Each is taken after a try has failed: there is none when that itself has used the time up.
     """
-    ends_at = monotonic() + seconds
+    return _until(monotonic() + seconds)
+
+
+def _until(ends_at: float) -> Iterator[float]:
     pause = FIRST_SECONDS
     while (left := ends_at - monotonic()) > 0:
         yield min(pause, left)

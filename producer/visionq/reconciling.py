@@ -20,11 +20,12 @@ import redis
 
 from visionq.arguments import settings_or_default
 from visionq.connections import connect, mapped_errors
-from visionq.contract import FailureCode, Result, State, is_task_id, read_result
+from visionq.contract import FailureCode, Result, State, is_task_id, read_newer_result
 from visionq.errors import InvalidTask, ObjectMissing, StorageError
 from visionq.names import RESULT_FOLDER, Names, result_key
 from visionq.objects import Listed, ObjectStore
 from visionq.records import LANES, LOOK_SECONDS, Records, state_of
+from visionq.stored_results import stored_result
 
 if TYPE_CHECKING:
     from visionq.settings import Settings
@@ -282,7 +283,7 @@ class StoreComparison:
     def _result(self, task_id: str) -> Result | None:
         """The result; None where it is gone or cannot be read."""
         try:
-            found = read_result(self._store.get(result_key(task_id)))
+            found = stored_result(self._store, task_id, read_newer_result)
         except (ObjectMissing, InvalidTask):
             return None
         return found if found.task_id == task_id and found.state.is_final else None
@@ -315,18 +316,33 @@ class StoreComparison:
     def _scanned(self, one: _Range) -> Iterator[list[str]]:
         """The ids in the range that have a record, some at a time."""
         prefix = self._names.record("")
-        keys = self._redis.scan_iter(match=f"{prefix}*", count=RECORDS_PER_LOOK)
+        for page in self._keys(f"{prefix}*"):
+            ids = (key.removeprefix(prefix) for key in page)
+            if mine := [each for each in ids if is_task_id(each) and one.has(each)]:
+                yield mine
+
+    def _keys(self, pattern: str) -> Iterator[list[str]]:
+        """All that Redis holds of these, some at a time."""
+        with mapped_errors():
+            # SCAN names no key: a cluster's node that has the slot no longer would find nothing.
+            self._redis.exists(self._names.open())
+        keys = self._redis.scan_iter(match=pattern, count=RECORDS_PER_LOOK)
         while True:
             with mapped_errors():
                 page = list(islice(keys, RECORDS_PER_LOOK))
             if not page:
                 return
-            ids = (str(key).removeprefix(prefix) for key in page)
-            if mine := [each for each in ids if is_task_id(each) and one.has(each)]:
-                yield mine
+            yield [str(key) for key in page]
 
     def _message_ids(self) -> Iterator[str]:
-        """The task ids of all messages that wait; from the back, where new ones come in."""
+        """The task ids of all messages that wait; from the back, where new ones come in.
+
+        Those that older workers have left to newer ones wait apart.
+        """
+        for keys in self._keys(self._names.newer("*:messages")):
+            for key in keys:
+                with mapped_errors():
+                    yield from map(str, self._redis.hkeys(key))
         queues = [
             f"{self._names.queue(lane)}{priority}" for lane in LANES for priority in PRIORITIES
         ]

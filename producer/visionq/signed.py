@@ -19,7 +19,7 @@ from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
-from visionq.bodies import BadBody, BodyChanged, TooLarge, Upload, body_of, read_body
+from visionq.bodies import BadBody, BodyChanged, NotOfAStore, TooLarge, Upload, body_of, read_body
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -64,7 +64,7 @@ class SignedRequests:
         headers = {"Content-Type": content_type} | ({"If-None-Match": "*"} if is_new else {})
         body = body_of(content, self._read_seconds)
         reply = self._send("PUT", bucket, key, body, headers)
-        return bool(reply.status_code == OK)
+        return bool(reply.status_code == OK and "ETag" in reply.headers)
 
     def get(
         self, bucket: str, key: str, max_bytes: int | None, *, is_checked: bool = False
@@ -82,10 +82,12 @@ class SignedRequests:
             reply.raw.close()  # the connection is of no more use: the body is still coming
             return TooLarge(int(length))
         try:
+            NotOfAStore.raise_without_etag(reply.headers)
             content = read_body(reply.raw, int(length), seconds=self._read_seconds)
             if is_checked:
                 BodyChanged.raise_if_contradicted(content, reply.headers)
         except BadBody:
+            reply.raw.close()  # whatever is left of it is still coming
             return None
         return content
 

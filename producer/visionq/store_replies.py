@@ -1,10 +1,11 @@
 """What a reply of the object store means: the one table for every use of the store.
 
-    what the store answers                                   meaning    raised
-    nothing, half a reply, 408, 409, 429, 5xx, anything odd  PASSING    `StorageUnavailable`
-    404 NoSuchKey, a HEAD's 404, a key it cannot have        MISSING    `ObjectMissing`
-    404 NoSuchBucket, a HEAD of the bucket's 404             NO_BUCKET  `BucketMissing`
-    401, 403, codes about keys, tokens, clocks, KMS, region  DENIED     `StorageDenied`
+    what the store answers                                   meaning     raised
+    nothing, half a reply, 408, 409, 429, 5xx, anything odd  PASSING     `StorageUnavailable`
+    404 NoSuchKey, a HEAD's 404, a key it cannot have        MISSING     `ObjectMissing`
+    404 NoSuchBucket, a HEAD of the bucket's 404             NO_BUCKET   `BucketMissing`
+    401, 403, codes about keys, tokens, KMS, region          DENIED      `StorageDenied`
+    codes about the time of the request                      WRONG_CLOCK `WrongClock`
 
 What passes is tried again, what is denied or has no bucket waits for whoever runs the service, and
 only what is missing is the fault of who asked for it. What is not known passes: taking an outage
@@ -134,8 +135,8 @@ def is_refused_condition(status: int | None, code: str | None) -> bool:
 
 
 def _of_404(code: str, asked: Asked) -> Meaning:
-    if asked.operation in ("list", "bucket"):
-        return Meaning.NO_BUCKET
+    if asked.operation == "bucket":
+        return Meaning.NO_BUCKET  # it is asked for by HEAD
     is_said = code in ("NoSuchKey", "NoSuchVersion")
     # The reply to a HEAD has no body that could say more.
     return Meaning.MISSING if is_said or asked.operation == "head" else Meaning.PASSING

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
 
-from visionq.contract import Failure, FailureCode, Result, Status, read_result
+from visionq.contract import Failure, FailureCode, Result, Status, read_newer_result, read_result
 from visionq.errors import InvalidTask, ObjectMissing, ResultUnreadable
 from visionq.names import result_key
 from visionq.objects import ObjectStore
@@ -48,7 +48,7 @@ class StoredResults:
         self._store = store
         self._misses = PerProcess(_Misses, _Misses.clear)
 
-    def find(self, task_id: str) -> Result | None:
+    def find(self, task_id: str, read: Callable[[bytes], Result] = read_result) -> Result | None:
         """The result; None where there was no object, now or within the last `MISS_SECONDS`.
 
         Raises `ResultUnreadable`, and `StorageError` where the store cannot be asked: whether there
@@ -58,7 +58,7 @@ class StoredResults:
         if misses.has(task_id):
             return None
         try:
-            found = stored_result(self._store, task_id)
+            found = stored_result(self._store, task_id, read)
         except ObjectMissing:
             misses.add(task_id)
             return None
@@ -78,7 +78,7 @@ class StoredResults:
             self._misses.get().drop(status.id)
             return status
         try:
-            found = self.find(status.id)
+            found = self.find(status.id, read_newer_result)
         except ResultUnreadable as unreadable:
             return replace(status, failure=_unreadable(unreadable))
         return status if found is None else status_of(status.id, found)

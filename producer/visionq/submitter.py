@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -16,7 +16,15 @@ from typing import Any, cast
 from visionq.broker import Publisher
 from visionq.broker_urls import BrokerAddress
 from visionq.connections import connect
-from visionq.contract import Result, State, Status, Task, read_task
+from visionq.contract import (
+    Result,
+    State,
+    Status,
+    Task,
+    read_newer_result,
+    read_result,
+    read_task,
+)
 from visionq.errors import (
     BrokerDenied,
     BrokerUnavailable,
@@ -235,7 +243,7 @@ class Submitter:
 
         Raises `ResultUnreadable` and `StorageError`, too.
         """
-        return status_of(task_id, self._in_store(task_id, unknown))
+        return status_of(task_id, self._in_store(task_id, unknown, read_newer_result))
 
     def result_in_store(self, task_id: str, unknown: TaskUnknown) -> Result:
         """As `status_in_store`, its answer. Raises what stands in the way of one, too."""
@@ -243,8 +251,13 @@ class Submitter:
         raise_for_state(status_of(task_id, found))
         return found
 
-    def _in_store(self, task_id: str, unknown: TaskUnknown) -> Result:
-        found = self.stored.find(task_id)
+    def _in_store(
+        self,
+        task_id: str,
+        unknown: TaskUnknown,
+        read: Callable[[bytes], Result] = read_result,
+    ) -> Result:
+        found = self.stored.find(task_id, read)
         if found is None:
             raise unknown
         return found

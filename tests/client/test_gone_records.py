@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import uuid
@@ -451,3 +452,18 @@ def test_a_forked_child_looks_for_itself(client: Client, put: Callable[..., Resu
         _, code = os.waitpid(child, 0)
         threads.submit(misses._lock.release).result()
     assert os.waitstatus_to_exitcode(code) == 0
+
+
+def test_the_end_of_a_task_is_known_from_a_newer_result(
+    client: Client, names: Names, bucket: ObjectStore
+) -> None:
+    """What else it says cannot be read here."""
+    result = result_of(str(uuid.uuid4()), tenant="acme")
+    newer = json.loads(dump_result(result)) | {"version": 2, "usage": "of another shape"}
+    bucket.put(result_key(result.task_id), json.dumps(newer).encode())
+    found = asked(client, names, result.task_id)
+    assert {(status.state, status.tenant, status.source) for status in found} == {
+        (State.SUCCESS, "acme", "store")
+    }
+    with pytest.raises(ResultUnreadable):
+        client.result(result.task_id, 0)

@@ -8,15 +8,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 
 from tests.client.hand_worker import HandWorker
+from tests.faults.gate import Gate
+from tests.faults.store_faults import StoreFault
+from tests.support.addresses import store_address
+from tests.support.redis_users import EVERYTHING, redis_user
 from visionq import Client, Result, State, StorageError, StoreAddress, TaskFailed, reconciling
 from visionq.connections import connect
 from visionq.contract import Failure, dump_result
-from visionq.errors import BucketMissing
+from visionq.errors import BucketMissing, StorageDenied, StorageUnavailable, WrongClock
 from visionq.local import LocalUrls
 from visionq.names import Names, result_key
 from visionq.objects import Listed, ObjectStore
@@ -24,6 +29,16 @@ from visionq.reconciling import Difference, Finding, StoreComparison
 from visionq_worker.leases import Leases
 
 TTL_SECONDS = 600
+LISTINGS = [
+    (StoreFault(kind="portal"), StorageUnavailable),
+    (StoreFault(kind="cut"), StorageUnavailable),
+    (StoreFault(kind="stalled"), StorageUnavailable),
+    (StoreFault(kind="chunked_cut"), StorageUnavailable),
+    (StoreFault(kind="status", status=403, code="AccessDenied"), StorageDenied),
+    (StoreFault(kind="status", status=403, code="RequestTimeTooSkewed"), WrongClock),
+    (StoreFault(kind="status", status=404, code="NoSuchBucket"), BucketMissing),
+    (StoreFault(kind="status", status=404, code=""), StorageUnavailable),
+]
 
 
 @pytest.fixture
@@ -241,6 +256,63 @@ def test_the_object_of_an_earlier_task_is_no_end_of_this_one(
     assert everything(compared) == {}
 
 
+def test_a_task_that_is_left_to_newer_workers_is_not_missed(
+    compared: StoreComparison, own_client: Client, own_worker: HandWorker
+) -> None:
+    task_id = own_client.ocr("inputs/a").id
+    since_long(own_worker, task_id)
+    leases = claim(own_worker)
+    [claimed] = own_worker.raw.hkeys(own_worker.names.leases())
+    leases.defer(str(claimed), 2, '{"version":2}', "{}")
+    assert own_worker.raw.hlen(own_worker.names.leases()) == 0
+    assert everything(compared) == {}
+    newer = own_worker.names.newer(f"2:{own_worker.names.queue('interactive')}:messages")
+    assert own_worker.raw.hdel(newer, task_id) == 1
+    assert everything(compared) == {task_id: Finding.MESSAGE_GONE}
+
+
+def test_a_result_of_a_newer_version_is_one(
+    compared: StoreComparison, own_worker: HandWorker, own_client: Client
+) -> None:
+    """Of what it cannot read, an older one reads how the task has ended."""
+    content = dump_result(put(own_worker, task_id := str(uuid.uuid4()), text="an answer"))
+    newer = json.loads(content) | {"version": 2, "usage": {"of": "another shape"}}
+    own_worker.store.put(result_key(task_id), json.dumps(newer).encode())
+    [one] = compared.differences(repairs=True)
+    assert (one.is_repaired, one.state) == (True, State.SUCCESS)
+    assert own_client.status(task_id).state is State.SUCCESS
+    assert everything(compared) == {}
+
+
+def test_a_record_is_made_anew_by_who_may_not_use_its_channel(
+    own_urls: LocalUrls, own_worker: HandWorker, compared: StoreComparison
+) -> None:
+    put(own_worker, str(uuid.uuid4()))
+    with redis_user(own_urls, *EVERYTHING, "resetchannels") as user:
+        client = connect(user.urls.broker_url, timeout_seconds=2)
+        limited = StoreComparison(client, Names(), own_worker.store, ttl_seconds=TTL_SECONDS)
+        [one] = limited.differences(repairs=True)
+        client.close()
+    assert one.is_repaired
+    assert everything(compared) == {}
+
+
+def test_a_listing_that_is_none_is_a_typed_error(
+    compared: StoreComparison, own_urls: LocalUrls
+) -> None:
+    address = store_address(own_urls)
+    with Gate(urlsplit(address.endpoint_url or "").port or 0, seed=1) as gate:
+        before = replace(address, endpoint_url=f"http://127.0.0.1:{gate.port}")
+        compared._store = ObjectStore(before, timeout_seconds=1)
+        for fault, error in LISTINGS:
+            gate.misbehave(fault)
+            with pytest.raises(error) as caught:
+                everything(compared)
+            assert type(caught.value) is error
+            assert ("s3:ListBucket" in str(caught.value)) == (error is StorageDenied)
+        compared._store.close()
+
+
 @pytest.mark.parametrize("lane", ["interactive", "bulk"])
 def test_a_waiting_task_without_a_message_is_found(
     compared: StoreComparison, own_client: Client, own_worker: HandWorker, lane: str
@@ -336,7 +408,7 @@ def test_a_bucket_that_is_missing_is_said_to_be_so(own_address: StoreAddress) ->
     store.close()
 
 
-def claim(worker: HandWorker) -> None:
+def claim(worker: HandWorker) -> Leases:
     """A worker takes the next message."""
     leases = Leases(
         worker.raw,
@@ -349,6 +421,7 @@ def claim(worker: HandWorker) -> None:
     leases.load_claim()
     command = leases.claim_command([worker.names.queue("interactive")])
     assert worker.raw.execute_command(*command)  # type: ignore[no-untyped-call]
+    return leases
 
 
 def let_go(worker: HandWorker) -> None:

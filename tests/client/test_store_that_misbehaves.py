@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ from visionq.errors import (
     StorageDenied,
     StorageError,
     StorageUnavailable,
+    WrongClock,
 )
 from visionq.local import LocalUrls
 from visionq.names import result_key
@@ -75,8 +77,8 @@ REFUSALS = [
     (401, ""),
     (403, "AccessDenied"),
     (403, "InvalidAccessKeyId"),
-    (403, "RequestTimeTooSkewed"),
 ]
+WRONG_CLOCKS = [(400, "RequestExpired"), (403, "RequestTimeTooSkewed")]
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +233,8 @@ def test_odd_replies_pass_and_refusals_are_denied(
     store: ObjectStore, gate: Gate, method: str, call: Callable[[ObjectStore], object]
 ) -> None:
     store.delete(store.put_input(b"an upload of its own"))
-    for replies, kind in ((ODD_REPLIES, StorageUnavailable), (REFUSALS, StorageDenied)):
+    expected = {StorageUnavailable: ODD_REPLIES, StorageDenied: REFUSALS, WrongClock: WRONG_CLOCKS}
+    for kind, replies in expected.items():
         for status, code in replies:
             fault = StoreFault(kind="status", methods=frozenset({method}), status=status, code=code)
             gate.misbehave(fault)
@@ -239,6 +242,26 @@ def test_odd_replies_pass_and_refusals_are_denied(
             assert type(error) is kind, (status, code, error)
             assert isinstance(error, StorageError)
             assert error.status == status
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(call for _, call in OPERATIONS if call is not OPERATIONS[-1][1]),
+        lambda store: store.exists(KEY),
+        lambda store: store.get_checked(KEY, trusts_etag=False),
+        lambda store: list(store.pages("inputs/")),
+        lambda store: store.put(KEY, CONTENT * 100),
+    ],
+)
+def test_page_to_log_in_is_no_reply_of_a_store(
+    store: ObjectStore, gate: Gate, call: Callable[[ObjectStore], object]
+) -> None:
+    """A proxy answers each request by 200 and a page: nothing was read, stored or listed."""
+    gate.misbehave(StoreFault(kind="portal"))
+    error = bounded(lambda: call(store))
+    assert type(error) is StorageUnavailable
+    assert "something else has answered" in str(error) or "lacks 'IsTruncated'" in str(error)
 
 
 @pytest.mark.parametrize("kind", ["lost", "status", "hang_up"])
@@ -276,13 +299,14 @@ def test_upload_looks_again_at_what_it_was_told_nothing_about(
 def any_fault(choose: random.Random) -> StoreFault:
     kinds: list[Kind] = ["status", "status", "status", "status"]
     kinds += ["hang_up", "lost", "cut", "chunked", "chunked_cut", "longer", "unsized", "page"]
+    kinds += ["portal"]
     kind = choose.choice(kinds)
     status = choose.choice([choose.randrange(300, 600), *(status for status, _ in ODD_REPLIES)])
     codes = ["", "Unheard", *(code for _, code in ODD_REPLIES + REFUSALS)]
     return StoreFault(kind=kind, status=status, code=choose.choice(codes), share=choose.random())
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 2, 101, 105])
 def test_any_mix_of_faults_gives_typed_errors_and_true_answers(
     store: ObjectStore, gate: Gate, seed: int
 ) -> None:
@@ -310,9 +334,8 @@ def test_any_mix_of_faults_gives_typed_errors_and_true_answers(
             errors.append(error)
         else:
             num_right += 1
-            # Of a start nothing tells whether it is the object's, and of a HEAD's 404 neither.
-            is_page = isinstance(answer, bytes) and answer.startswith(b"<html>")
-            assert answer in (None, True, False, CONTENT) or is_page
+            # Of a HEAD's 404 nothing tells whether it is the object's.
+            assert answer in (None, True, False, CONTENT)
     assert errors
     assert num_right
     assert not any(isinstance(error, ObjectMissing) for error in errors)
@@ -380,6 +403,19 @@ def test_answer_that_cannot_be_read_in_time_is_a_typed_error(
         assert type(error) is StorageUnavailable
 
 
+@pytest.mark.parametrize("timeout", [0, 0.3])
+def test_silent_store_is_asked_once_where_that_uses_the_time_up(
+    behind: Client, worker: HandWorker, gate: Gate, key: str, timeout: float
+) -> None:
+    """One try is two requests, each of which takes the store's time-out."""
+    handle = behind.ocr(key)
+    worker.succeed(handle.id)
+    gate.misbehave(StoreFault(kind="mute", methods=GET))
+    num_before = len(gate.requests)
+    assert type(bounded(lambda: behind.result(handle.id, timeout))) is StorageUnavailable
+    assert len(gate.requests) - num_before <= 2
+
+
 def test_asyncio_client_waits_as_well(
     urls: LocalUrls,
     before: StoreAddress,
@@ -420,6 +456,31 @@ def test_result_that_is_spoilt_in_the_store_is_unreadable_at_once(
     assert monotonic() - began < 5
 
 
+def test_results_that_do_not_come_hold_up_nothing_else(
+    urls: LocalUrls, before: StoreAddress, namespace: str, gate: Gate
+) -> None:
+    """300 coroutines ask for tasks without a record, and the store is silent."""
+
+    async def submit_meanwhile() -> str:
+        async with AsyncClient(urls.broker_url, before, namespace=namespace) as client:
+            ids = [str(uuid.uuid4()) for _ in range(300)]
+            asking = [asyncio.create_task(client.status(task_id)) for task_id in ids]
+            while not gate.num_errors > num_errors:
+                await asyncio.sleep(0.01)
+            handle = await asyncio.wait_for(client.ocr(KEY), BOUND_SECONDS)
+            for one in asking:
+                one.cancel()
+            gate.passing()
+            return handle.id
+
+    gate.misbehave(StoreFault(kind="mute", methods=GET, prefix="results/"))
+    num_errors = gate.num_errors
+    try:
+        assert asyncio.run(submit_meanwhile())
+    finally:
+        gate.passing()
+
+
 @pytest.mark.parametrize("fault", ONCE_AWAY[4:], ids=lambda fault: f"{fault.kind}-{fault.status}")
 def test_image_that_cannot_be_uploaded_is_a_typed_error(
     behind: Client, gate: Gate, fault: StoreFault
@@ -443,6 +504,7 @@ class _SlowReader(BaseHTTPRequestHandler):
         pause.wait(SECONDS_WITHOUT_READING if left else 0)
         self.send_response(200)
         self.send_header("Content-Length", "0")
+        self.send_header("ETag", '"of-no-md5"')
         self.end_headers()
 
     def handle_expect_100(self) -> bool:

@@ -25,6 +25,7 @@ from visionq.errors import BrokerUnavailable
 from visionq.local import LocalUrls
 from visionq.names import Names
 from visionq.objects import ObjectStore
+from visionq.reconciling import Finding, StoreComparison
 from visionq.records import Records
 
 SECONDS = 30.0
@@ -222,6 +223,25 @@ def test_recent_tasks_are_looked_for_where_the_slot_is(
     handle = client.ocr(REF)
     moved.migrate_at_once(tag, moved.other_primary(tag))
     assert [status.id for status in client.recent()] == [handle.id]
+
+
+def test_results_are_compared_where_the_slot_is(
+    moved: Cluster,
+    client: Client,
+    worker: HandWorker,
+    broker: BrokerAddress,
+    store: ObjectStore,
+    tag: str,
+) -> None:
+    connection = connect(broker.for_namespace(tag), timeout_seconds=2)
+    comparison = StoreComparison(connection, worker.names, store, ttl_seconds=600)
+    handle = client.ocr(REF)
+    worker.succeed(handle.id)
+    store.delete(handle.result_key)
+    moved.migrate_at_once(tag, moved.other_primary(tag))
+    found = [one for one in comparison.differences() if one.id == handle.id]
+    assert [one.finding for one in found] == [Finding.OBJECT_GONE]
+    connection.close()
 
 
 def test_the_last_seed_may_be_gone(

@@ -78,7 +78,6 @@ DENIED = [
     (403, "InvalidSecurity"),
     (403, "NotSignedUp"),
     (403, "QuotaExceeded"),
-    (403, "RequestTimeTooSkewed"),
     (403, "SignatureDoesNotMatch"),
     (403, "UserSuspended"),
 ]
@@ -94,6 +93,15 @@ def test_what_is_not_known_to_be_more_passes(status: int, code: str, operation: 
 @pytest.mark.parametrize("operation", ["get", "put", "head", "delete", "bucket"])
 def test_what_somebody_has_to_mend_is_denied(status: int, code: str, operation: Operation) -> None:
     assert meaning(status, code, Asked(operation, "b", KEY)) is Meaning.DENIED
+
+
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("code", ["RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"])
+@pytest.mark.parametrize("operation", ["get", "put", "head", "delete", "list", "bucket"])
+def test_wrong_clock_differs_from_what_is_denied(
+    status: int, code: str, operation: Operation
+) -> None:
+    assert meaning(status, code, Asked(operation, "b", KEY)) is Meaning.WRONG_CLOCK
 
 
 @pytest.mark.parametrize(
@@ -112,6 +120,9 @@ def test_what_somebody_has_to_mend_is_denied(status: int, code: str, operation: 
         ("put", 404, "NoSuchBucket", KEY, Meaning.NO_BUCKET),
         ("put", 400, "InvalidBucketName", KEY, Meaning.NO_BUCKET),
         ("bucket", 404, "404", "", Meaning.NO_BUCKET),
+        ("list", 404, "NoSuchBucket", "results/", Meaning.NO_BUCKET),
+        ("list", 404, "404", "results/", Meaning.PASSING),
+        ("list", 404, "", "results/", Meaning.PASSING),
     ],
 )
 def test_what_is_missing(

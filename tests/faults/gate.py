@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
 
-from tests.faults.store_faults import HOP_BY_HOP, StoreFault, head_of
+from tests.faults.store_faults import HOP_BY_HOP, PAGE, StoreFault, head_of
 from visionq.names import RESULT_FOLDER
 
 HOST = "127.0.0.1"
@@ -260,6 +260,8 @@ class _Handler(BaseHTTPRequestHandler):
         """What is still to be answered. None: hang up."""
         if fault.kind == "status":
             return _Answer(fault.status, [("Content-Type", "application/xml")], fault.error_body())
+        if fault.kind == "portal":
+            return _Answer(OK, [("Content-Type", "text/html")], PAGE)
         if fault.kind == "mute":
             self.server.gate.released.wait(PATIENCE_SECONDS)
         if fault.kind in ("hang_up", "mute"):

@@ -38,6 +38,7 @@ FAULTS = (
     StoreFault(kind="slow"),
     StoreFault(kind="wrong"),
     StoreFault(kind="page"),
+    StoreFault(kind="portal"),
     StoreFault(kind="chunked_cut"),
 )
 BACK_SECONDS = LOOK_SECONDS + 10.0

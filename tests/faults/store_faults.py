@@ -13,6 +13,7 @@ HOP_BY_HOP = frozenset({"connection", "keep-alive", "expect", "transfer-encoding
 TRICKLE_SECONDS = 0.02
 """Between two bytes of a slow body."""
 PATIENCE_SECONDS = 60.0
+PAGE = b"<html>Please log in</html>"
 
 Kind = Literal[
     "status",  # another reply, and the store hears nothing
@@ -29,6 +30,7 @@ Kind = Literal[
     "chunked_cut",
     "unsized",  # its length is not said, and nothing marks its end
     "page",  # it is a web page
+    "portal",  # any request is answered by a web page, and the store hears nothing
 ]
 
 
@@ -72,8 +74,7 @@ class StoreFault:
         elif self.kind == "unsized":
             to.write(head_of(status, headers, {}) + body)
         elif self.kind == "page":
-            page = b"<html>Please log in</html>"
-            to.write(head_of(200, [], {"Content-Length": str(len(page))}) + page)
+            to.write(head_of(200, [], {"Content-Length": str(len(PAGE))}) + PAGE)
         elif self.kind == "slow":
             to.write(head_of(status, headers, length))
             _trickle(to, body, released)

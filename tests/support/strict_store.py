@@ -20,7 +20,9 @@ PASSED_ON = ("content-type", "content-length", "etag", "x-amz-request-id")
 def strict_store(
     endpoint_url: str, refuses: Mapping[str, tuple[int, str]] = MappingProxyType({})
 ) -> Iterator[str]:
-    """The URL of the proxy, as long as the block runs. `refuses`: status and code by method."""
+    """The URL of the proxy, as long as the block runs. `refuses`: status and code by method, and of
+    "conditional" for a PUT with a condition.
+    """
     host = urlsplit(endpoint_url).netloc
     known: set[str] = set()
     deciding = threading.Lock()
@@ -34,8 +36,10 @@ def strict_store(
         def pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with deciding:
-                if self.command in refuses:
-                    status, code = refuses[self.command]
+                is_conditional = "If-None-Match" in self.headers
+                what = "conditional" if is_conditional else self.command
+                if what in refuses:
+                    status, code = refuses[what]
                     self.answer(status, f"<Error><Code>{code}</Code></Error>".encode(), {})
                     return
                 if self.headers.get("If-None-Match") == "*" and self.path in known:

@@ -49,6 +49,25 @@ def test_store_that_overwrites_is_a_warning(address: StoreAddress) -> None:
 
 
 @pytest.mark.parametrize(
+    "reply", [(501, "NotImplemented"), (400, "InvalidArgument"), (400, "InvalidRequest"), DENIED]
+)
+def test_store_that_knows_no_conditional_writes_is_a_warning(
+    address: StoreAddress, reply: tuple[int, str]
+) -> None:
+    seen = look(address, conditional=reply)
+    assert {name: level for name, (level, _) in lines(seen).items()} == {
+        "bucket.conditional": Level.WARN
+    }
+    require(seen.findings)
+    assert not seen.keeps_results
+
+
+def test_conditional_write_that_gets_no_answer_is_no_warning(address: StoreAddress) -> None:
+    [(name, (level, _))] = lines(look(address, conditional=(503, "SlowDown"))).items()
+    assert (name, level) == ("bucket.conditional", Level.FAIL)
+
+
+@pytest.mark.parametrize(
     ("method", "expected", "right"),
     [
         ("PUT", {"bucket.put": Level.FAIL}, "s3:PutObject"),

@@ -58,6 +58,7 @@ KINDS = [
     StoreFault(kind="status", status=404, code="NoSuchBucket"),
     StoreFault(kind="hang_up"),
     StoreFault(kind="mute"),
+    StoreFault(kind="portal"),
 ]
 BODIES = [
     StoreFault(kind="cut", share=1 / 3),
@@ -129,12 +130,42 @@ def test_task_whose_image_cannot_be_read_waits_for_the_store(
     for _ in range(2):
         assert_postponed(bench, task)
     assert bench.engine.requests == []
-    if fault.kind != "wrong" and fault.kind != "page":  # which pass where nobody looks closer
+    if fault.kind != "wrong":  # which passes where nobody looks closer
         assert not bench.store_gate.is_open
         bench.store.check_bucket()
         assert not opens(bench), "the bucket's HEAD works, and its objects cannot be read"
     gate.passing()
     wait_until(lambda: opens(bench), seconds=BACK_SECONDS)
+    assert bench.run(task).state is State.SUCCESS
+
+
+@pytest.mark.parametrize("fault", KINDS, ids=named)
+def test_task_without_a_record_waits_until_results_can_be_read(
+    bench: Workbench, gate: Gate, fault: StoreFault
+) -> None:
+    task = bench.task(is_submitted=False)
+    gate.misbehave(replace(fault, methods=GET, prefix="results/"))
+    with pytest.raises(Postponed):
+        bench.executor.execute(task)
+    assert not bench.store_gate.is_open
+    bench.store.check_bucket()
+    assert not opens(bench), "the bucket's HEAD works, and no result can be read"
+    gate.passing()
+    wait_until(lambda: opens(bench), seconds=BACK_SECONDS)
+    assert bench.run(task).state is State.SUCCESS
+
+
+def test_result_of_one_task_without_a_record_that_cannot_be_read_keeps_only_that_waiting(
+    bench: Workbench, gate: Gate
+) -> None:
+    task = bench.task(is_submitted=False)
+    gate.misbehave(
+        StoreFault(kind="status", status=500, code="", methods=GET, prefix=task.result_key)
+    )
+    with pytest.raises(Postponed):
+        bench.executor.execute(task)
+    assert bench.store_gate.is_open
+    gate.passing()
     assert bench.run(task).state is State.SUCCESS
 
 
@@ -163,6 +194,7 @@ def test_answer_that_cannot_be_stored_is_kept(
             assert isinstance(answering.result(SECONDS), Result)
     wait_until(lambda: opens(bench), seconds=BACK_SECONDS)
     assert bench.state(task) is State.SUCCESS
+    assert bench.status(task).failure is None
     assert len(bench.engine.requests) == 1
     stored = bench.stored(task)
     assert stored is not None

@@ -16,8 +16,8 @@ from visionq.errors import (
     SettingsError,
     StorageDenied,
     StorageError,
-    StorageUnavailable,
 )
+from visionq.store_replies import is_refused_condition
 from visionq_worker.findings import Finding, Level, fail, ok, warn
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ def _conditional(store: ObjectStore, key: str) -> Finding:
     )
     try:
         is_kept = not store.put_new(key, SECOND)
-    except (StorageDenied, StorageUnavailable) as error:
-        return fail(CONDITIONAL, _explained(error, "s3:PutObject"))
-    except StorageError:  # it does not know the condition at all
-        is_kept = False
+    except StorageError as error:
+        if not is_refused_condition(error.status, error.code):
+            return fail(CONDITIONAL, _explained(error, "s3:PutObject"))
+        is_kept = False  # it does not know the condition at all
     if is_kept:
         return ok(CONDITIONAL, "conditional writes (If-None-Match) are honoured")
     return warn(CONDITIONAL, meaning)

@@ -216,7 +216,7 @@ class Executor:
         try:
             return self._commits.restore(task)
         except StorageError as error:
-            self._store_gate.shut()
+            self._store_gate.shut_if_away(error, self._store)
             raise Postponed(f"without a record the store has to be asked: {error}") from error
 
     def _finish_earlier(self, run: Run) -> Result | None:
