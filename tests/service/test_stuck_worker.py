@@ -69,7 +69,10 @@ def supervised(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[byte
     ("what", "reason"),
     [
         ("all of its connections", "Redis has taken no write of this worker's for "),
-        ("the channel alone", "Redis has answered no claim for messages for "),
+        (
+            "the channel alone",  # while Celery connects again and again, its loop stands still
+            "Redis has answered no claim for messages for |the event loop has not turned for ",
+        ),
     ],
 )
 def test_worker_left_on_the_old_primary_is_started_again(
@@ -112,7 +115,7 @@ def test_worker_left_on_the_old_primary_is_started_again(
                 seconds=STUCK_SECONDS,
                 what="the worker to see that it is stuck",
             )
-            assert reason in log.read_text()
+            assert re.search(reason, log.read_text())
             stays.point_to(pair.ports[1])
             stays.reset()
             wait_until(
