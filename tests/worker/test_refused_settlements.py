@@ -141,3 +141,19 @@ def test_full_redis_takes_a_message_back(desk: Desk, settle: Settle) -> None:
         desk.raw.config_set("maxmemory", 0)
     assert desk.queued() == [text]
     assert desk.is_clean()
+
+
+def test_message_whose_record_is_something_else_keeps_no_other_from_being_taken(
+    desk: Desk,
+) -> None:
+    spoilt, behind = str(uuid.uuid4()), message(str(uuid.uuid4()))
+    desk.raw.set(desk.names.record(spoilt), "somebody's", ex=60)
+    desk.push(message(spoilt))
+    desk.push(behind)
+    taken, claim = desk.must_claim()
+    assert taken == behind
+    desk.leases.ack(claim)
+    assert desk.queued() == []
+    assert desk.is_clean()
+    [letter] = map(json.loads, desk.raw.hvals(desk.names.dead()))
+    assert letter["reason"] == "the key of its record holds something else"

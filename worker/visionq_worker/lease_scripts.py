@@ -177,8 +177,17 @@ local function read(message)
   return id, tag, exchange, routing_key
 end
 
+-- Whether another claim holds the task, and why its message can be run by nobody: an error here
+-- would come at each claim, and keep whatever stands behind the message from being taken.
 local function held_already(id)
-  local claim = is_task_id(id) and redis.call('HGET', PREFIX .. id, 'claim')
+  if not is_task_id(id) then return false end
+  local claim = redis.pcall('HGET', PREFIX .. id, 'claim')
+  if type(claim) == 'table' and claim.err then
+    if string.find(claim.err, '^WRONGTYPE') then
+      return false, 'the key of its record holds something else'
+    end
+    claim = redis.call('HGET', PREFIX .. id, 'claim')
+  end
   return claim and redis.call('ZSCORE', INDEX, claim)
 end
 
@@ -207,7 +216,10 @@ if num_suspects > 0 then
       local entry = redis.call('LINDEX', SUSPECTS, -1)
       local queue, message = string.match(entry, '^(.-)\\n(.*)$')
       local id, tag, exchange, routing_key = read(message)
-      if id and not held_already(id) then
+      local is_held, reason = false, tag
+      if id then is_held, reason = held_already(id) end
+      if reason then put_aside(nil, reason, queue, message)
+      elseif not is_held then
         local claim = lease(queue, message, id, tag, exchange, routing_key)
         redis.call('RPOP', SUSPECTS)
         return {queue, message, claim, 1}
@@ -228,7 +240,9 @@ local function left_by_older(queue)
       if not id then break end
       local message = redis.call('HGET', newer .. ':messages', id)
       local claim
-      if message and not held_already(id) then claim = lease(queue, message, read(message)) end
+      local is_held, reason = held_already(id)
+      if message and reason then put_aside(nil, reason, queue, message)
+      elseif message and not is_held then claim = lease(queue, message, read(message)) end
       redis.call('ZREM', newer, id)
       redis.call('HDEL', newer .. ':messages', id)
       if claim then return {queue, message, claim, 0} end
@@ -244,10 +258,12 @@ for i = 10, #KEYS do
     local message = redis.call('LINDEX', queue, -1)
     if not message then break end
     local id, tag, exchange, routing_key = read(message)
-    if not id then
-      put_aside(nil, tag, queue, message)
+    local is_held, reason = false, tag
+    if id then is_held, reason = held_already(id) end
+    if reason then
+      put_aside(nil, reason, queue, message)
       redis.call('RPOP', queue)
-    elseif held_already(id) then
+    elseif is_held then
       redis.call('RPOP', queue)
     else
       local claim = lease(queue, message, id, tag, exchange, routing_key)
