@@ -385,7 +385,8 @@ def _mapped(exc: Exception, asked: Asked) -> StorageError | None:
     if isinstance(exc, ClientError):
         code = exc.response.get("Error", {}).get("Code", "")
         refusal = _of_reply(_status(exc), code, asked)
-        if isinstance(refusal, StorageDenied) and _is_clock_off(exc):
+        # Not every store has a code for it, and the reply to a HEAD has none at all.
+        if _status(exc) in (400, 401, 403) and _is_clock_off(exc):
             return _as_reply(WrongClock(), _status(exc), code)
         return refusal
     if isinstance(exc, NoCredentialsError | PartialCredentialsError):

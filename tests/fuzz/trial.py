@@ -93,7 +93,7 @@ class Trial:
         namespace, prefix = re.escape(names.namespace), re.escape(names.celery_prefix())
         self._known = re.compile(
             rf"{namespace}:(task:{UUID}|lane:(interactive|bulk)(:line)?|open|workers|draining|clock"
-            rf"|dead|dead-messages|dead-index|known:[0-9a-f]+"
+            rf"|write-check|dead|dead-messages|dead-index|known:[0-9a-f]+"
             rf"|newer:\d+:({namespace}\.(interactive|bulk)(:messages)?|absent))|{namespace}\.(interactive|bulk)"
             rf"|{prefix}celery-task-meta-{UUID}|{prefix}celery-taskset-meta-{UUID}(\.[jtsdc])?"
             rf"|_kombu\.binding.*"
