@@ -5,7 +5,7 @@
 set -u
 python=$1
 beside="tests/faults tests/engine tests/model tests/bench tests/bench_engine tests/pocket/training"
-beside="$beside tests/eval_pocket"
+beside="$beside tests/eval_pocket tests/service"
 ignored=""
 for path in $beside; do ignored="$ignored --ignore=$path"; done
 log=$(mktemp)
