@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    client: redis.Redis, script: Script, keys: Sequence[str], args: Sequence[str] = ()
+    client: redis.Redis,
+    script: Script,
+    keys: Sequence[str | float],
+    args: Sequence[str | float] = (),
 ) -> Any:
     """What the script returns. Raises redis-py's errors.
 

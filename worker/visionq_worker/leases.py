@@ -18,11 +18,12 @@ from time import monotonic
 from typing import Any, cast
 
 from redis import Redis, RedisError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
 from visionq.contract import CONTRACT_VERSION
 from visionq.names import Names
 from visionq.refusals import is_for_good
+from visionq.scripts import evaluate
 from visionq_worker import lease_scripts
 from visionq_worker.clock_steps import ClockSteps
 from visionq_worker.outage_log import OutageLog
@@ -304,8 +305,4 @@ class Leases:
         return self._evaluate(script, len(self._keys), (*self._keys, *self._args, *args))
 
     def _evaluate(self, script: Any, num_keys: int, words: Sequence[str | float]) -> Any:
-        try:
-            return self._redis.evalsha(script.sha, num_keys, *words)
-        except NoScriptError:
-            # Not redis-py's way, which is SCRIPT LOAD: a user may be denied that.
-            return self._redis.eval(script.script, num_keys, *words)
+        return evaluate(self._redis, script, words[:num_keys], words[num_keys:])
